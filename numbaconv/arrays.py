@@ -1,0 +1,84 @@
+"""The arrays that come in and go out: what they must be, and their common dtype. No Numba.
+
+Shared by the fast functions and by the reference, so that both take and refuse the same arguments with the same words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numbaconv.geometry import Shape, check_bytes
+
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+
+
+def float_array(value: Any, name: str) -> np.ndarray:
+    """``value``, a NumPy array of float16, float32 or float64 (of either byte order); else a TypeError."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(value).__name__}: convert it with numpy.asarray")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and a mask has no meaning here: fill it with {name}.filled(0)")
+    if value.dtype.newbyteorder("=") not in FLOATS:
+        raise TypeError(
+            f"{name} has dtype {value.dtype}; float16, float32 and float64 are taken: "
+            f"convert it with {name}.astype(numpy.float32)"
+        )
+    return np.asarray(value)
+
+
+def result_dtype(*arrays: np.ndarray | None) -> np.dtype:
+    """The dtype of a result: ``numpy.result_type`` of all arrays given, in native byte order."""
+    dtypes = [array.dtype.newbyteorder("=") for array in arrays if array is not None]
+    return dtypes[0] if all(dtype is dtypes[0] for dtype in dtypes) else np.result_type(*dtypes)
+
+
+def compute_dtype(dtype: np.dtype) -> np.dtype:
+    """The dtype that is computed in: float16 is computed in float32 and rounded once, at the end."""
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def check_bias(bias: Any, channels: int) -> np.ndarray | None:
+    """``bias`` itself, None or an array of ``(channels,)``."""
+    if bias is None:
+        return None
+    bias = float_array(bias, "bias")
+    if bias.shape != (channels,):
+        raise ValueError(f"bias has shape {bias.shape}, but must be ({channels},): one value an output channel")
+    return bias
+
+
+def output_array(out: Any, shape: Shape, dtype: np.dtype, *inputs: np.ndarray | None) -> np.ndarray:
+    """``out`` if it can take the result, a new array if it is None.
+
+    Raises
+    ------
+    TypeError
+        ``out`` is no array.
+    ValueError
+        Its shape or dtype is wrong, it is read-only or overlaps itself, or it shares memory with one of ``inputs``; or
+        a new array of this shape could not be addressed.
+    """
+    if out is None:
+        check_bytes("the result", shape, dtype.itemsize)
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out has shape {out.shape} and dtype {out.dtype}, but the result has {shape} and {dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    if np.lib.array_utils.byte_bounds(out)[1] - np.lib.array_utils.byte_bounds(out)[0] < out.nbytes:
+        raise ValueError(f"out overlaps itself (strides {out.strides}): several of its elements share memory")
+    for array in inputs:
+        if array is not None and _overlap(out, array):
+            raise ValueError("out shares memory with an input: the result would overwrite what is still to be read")
+    return out
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:  # strides so odd that nobody can tell: better refused than wrong
+        return True

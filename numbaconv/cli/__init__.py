@@ -1,0 +1,54 @@
+"""The command ``numbaconv``: train a small CNN, predict with it, and tell about this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from numbaconv.cli.errors import UsageError
+from numbaconv.cli.options import parser
+
+#: What shells report for a command that was ended by SIGINT or SIGPIPE.
+INTERRUPTED, BROKEN_PIPE = 130, 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        What follows the command's name; by default what Python was started with.
+
+    Returns
+    -------
+    int
+        0; 2 after a mistake of the user, told in one line on stderr; 130 when interrupted from the keyboard.
+
+    Examples
+    --------
+    >>> from numbaconv.cli import main
+    >>> main(["train", "--epochs", "0"])
+    2
+    """
+    try:
+        options = parser().parse_args(arguments)
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has gone. Python would complain once more when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except SystemExit as end:  # --help and --version end so
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"numbaconv: error: {' '.join(message.split())}", file=sys.stderr)
+    return status

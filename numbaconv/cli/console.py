@@ -1,0 +1,68 @@
+"""What is printed: rows of a table, and progress where there is a terminal to show it on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from numbaconv.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def open_console() -> Console:
+    """A console on stdout; an error that says what to install where rich is missing."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        raise UsageError('this command needs rich: pip install "numbaconv[cli]"') from None
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class Table:
+    """A table whose rows are printed one at a time, as they come to be known.
+
+    Parameters
+    ----------
+    console : Console
+        Where it is printed.
+    columns : dict of str to int
+        The title of every column and its width in characters; all are aligned to the right.
+    """
+
+    def __init__(self, console: Console, columns: dict[str, int]) -> None:
+        self.console = console
+        self.widths = list(columns.values())
+        self.row(*columns, style="bold")
+
+    def row(self, *cells: str, style: str | None = None) -> None:
+        """Print a row."""
+        text = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, self.widths, strict=True))
+        self.console.print(text, style=style)
+
+
+@contextmanager
+def progress_bar(console: Console, total: int) -> Iterator[Any]:
+    """A progress bar over ``total`` steps, gone when done: ``advance(description)`` is what is given."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+
+        def advance(description: str, steps: int = 1) -> None:
+            progress.update(task, advance=steps, description=description)
+
+        yield advance
+
+
+@contextmanager
+def status(console: Console, text: str) -> Iterator[None]:
+    """A line with a spinner that is shown while something takes its time; nothing where there is no terminal."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield

@@ -1,0 +1,150 @@
+"""What can be typed: commands, options, and the range of every number."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+import numbaconv
+from numbaconv.cli import info, predict, train
+from numbaconv.cli.errors import UsageError
+from numbaconv.cli.recipes import OPTIMIZERS, RECIPES
+
+LARGEST = 2**31 - 1
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are those of every other mistake: one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help tells more)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; ``run`` in its result is the function of the command."""
+    top = Parser(
+        prog="numbaconv",
+        description="2-D convolutions on the CPU: train a small CNN, predict with it, tell about this machine.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"numbaconv {numbaconv.__version__}")
+    commands = top.add_subparsers(dest="command", metavar="train | predict | info", required=True)
+    _add_train(commands)
+    _add_predict(commands)
+    about = commands.add_parser(
+        "info",
+        help="tell about this machine",
+        description="Tell the CPU, its vectors, the threads, the folder of compiled kernels, and all versions.",
+        allow_abbrev=False,
+    )
+    about.set_defaults(run=info.run)
+    return top
+
+
+def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
+    """The type of an option that is an integer from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be an integer from {low} to {high}, got {text!r}")
+        return value
+
+    return parse
+
+
+def real(low: float, high: float = math.inf, above: bool = False, below: bool = False) -> Callable[[str], float]:
+    """The type of an option that is a finite number from (``above``: above) ``low`` to (``below``: below) ``high``."""
+    rule = f"{'above' if above else 'from'} {low:g}" if high == math.inf else f"from {low:g} to below {high:g}"
+    if not below and high != math.inf:
+        rule = f"from {low:g} to {high:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        inside = math.isfinite(value) and (low < value or (low == value and not above))
+        if not inside or value > high or (below and value == high):
+            raise argparse.ArgumentTypeError(f"must be a finite number {rule}, got {text!r}")
+        return value
+
+    return parse
+
+
+def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a model on images",
+        description="Train a model on labelled images and save it. The learning rate falls to 0 along half a cosine.",
+        epilog="By default the model suits the images; epochs, batch size and learning rate suit the model.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=train.run)
+    add = command.add_argument
+    add(
+        "--data",
+        default="digits",
+        metavar="digits|PATH",
+        help="the digits that come with numbaconv (default), a .npz archive with images and labels, or a folder of idx "
+        "files (the format of MNIST), plain or gzip",
+    )
+    add("--model", choices=RECIPES, metavar="NAME", help=", ".join(RECIPES))
+    add("--epochs", type=whole(1), metavar="N", help="how often every image is seen")
+    add("--batch-size", type=whole(1), metavar="N", help="images a step")
+    add("--lr", type=real(0, above=True), metavar="X", help="the learning rate of the first epoch")
+    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="default: sgd, with momentum")
+    add("--momentum", type=real(0, 1, below=True), metavar="X", help="of sgd (default: 0.9)")
+    add(
+        "--weight-decay",
+        type=real(0),
+        metavar="X",
+        help="default: {}".format(
+            ", ".join(f"{settings.weight_decay:g} for {name}" for name, settings in OPTIMIZERS.items())
+        ),
+    )
+    add(
+        "--shift",
+        type=real(0, 64),
+        default=1.0,
+        metavar="PIXELS",
+        help="shift training images at random by up to so much (default: %(default)g)",
+    )
+    _add_threads(command)
+    add("--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="of all that is random (default: 0)")
+    add(
+        "--output",
+        metavar="FILE",
+        help="where to save the model, .safetensors or .npz (default: MODEL.safetensors in the current folder)",
+    )
+
+
+def _add_predict(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "predict",
+        help="classify images with a trained model",
+        description="Classify images with a trained model, and tell the accuracy where the data has labels.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=predict.run)
+    add = command.add_argument
+    add("model", metavar="MODEL", help="a file that numbaconv train saved")
+    add(
+        "data",
+        metavar="DATA",
+        help="digits, a .npz archive, a .npy array of images, an idx file of images, or a folder of idx files; where "
+        "the data has a test part, that one",
+    )
+    add("--batch-size", type=whole(1), default=256, metavar="N", help="images at a time (default: %(default)s)")
+    add("--rows", type=whole(0), default=10, metavar="N", help="predictions to show (default: %(default)s)")
+    add("--output", metavar="FILE", help="write all predictions to a file, .csv or .npz")
+    _add_threads(command)
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=whole(1), metavar="N", help="how many to use (default: all cores)")

@@ -1,0 +1,75 @@
+"""What is known to work: which model for which images, and how to train it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numbaconv.cli.errors import UsageError
+from numbaconv.data import Dataset
+from numbaconv.nn import Sequential
+from numbaconv.nn.models import MODELS
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train a model: defaults for the command line, the learning rate that of SGD with momentum 0.9."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Defaults of an optimizer; the learning rate None is that of the recipe."""
+
+    lr: float | None
+    weight_decay: float
+
+
+RECIPES = {
+    "digits_cnn": Recipe(epochs=30, batch_size=32, lr=0.05),
+    "lenet5": Recipe(epochs=10, batch_size=64, lr=0.02),
+    "mnist_cnn": Recipe(epochs=5, batch_size=64, lr=0.02),
+    "resnet20": Recipe(epochs=30, batch_size=128, lr=0.1),
+}
+OPTIMIZERS = {"sgd": Settings(None, 1e-3), "adam": Settings(2e-3, 0.0), "adamw": Settings(2e-3, 1e-2)}
+
+
+def default_model(image_shape: Shape) -> str:
+    """The model for images of this shape: of those that were made for such images, the best."""
+    C, H, W = image_shape
+    if min(H, W) < 16:
+        return "digits_cnn"
+    # The linear layers of mnist_cnn grow with the image, resnet20 takes the mean over it.
+    return "mnist_cnn" if C == 1 and max(H, W) <= 48 else "resnet20"
+
+
+def model_arguments(name: str, data: Dataset) -> dict[str, Any]:
+    """The arguments that fit a model to the data; an error if it cannot be done."""
+    C, H, W = data.image_shape
+    if data.classes < 2:
+        raise UsageError(f"{data.name}: all labels are 0, there is nothing to tell apart")
+    if name == "lenet5" and min(H, W) < 12:
+        raise UsageError(
+            f"{data.name} has images of {described(data.image_shape)}, but the model {name} needs at least 12x12 pixels"
+        )
+    if name == "mnist_cnn" and min(H, W) < 4:
+        raise UsageError(
+            f"{data.name} has images of {described(data.image_shape)}, but the model {name} needs at least 4x4 pixels"
+        )
+    return {"num_classes": data.classes, "in_channels": C, "image_size": [H, W]}
+
+
+def build(name: str, arguments: dict[str, Any], seed: int) -> Sequential:
+    """The model of this name with fresh weights, the same ones for the same seed."""
+    return MODELS[name](**arguments, rng=seed)
+
+
+def described(shape: Shape) -> str:
+    """A shape in words: ``1 channel, 28x28 pixels``."""
+    C, H, W = shape
+    return f"{C} channel{'s' if C > 1 else ''}, {H}x{W} pixels"

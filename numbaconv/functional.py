@@ -1,0 +1,442 @@
+"""The public operations: validate the arguments, take a plan, run its kernel.
+
+:mod:`numbaconv.reference` has the same functions in pure Python, with the fullest documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from numbaconv.arrays import check_bias, compute_dtype, float_array, output_array, result_dtype
+from numbaconv.geometry import (
+    Algorithm,
+    Conv2dGeometry,
+    IntOrPair,
+    Layout,
+    Padding,
+    check_algorithm,
+    check_output_mask,
+    conv2d_output_size,
+)
+from numbaconv.memory import flat, flat_image, scratch
+from numbaconv.plan import Plan, forward_plan, input_gradient_plan, weight_gradient_plan
+from numbaconv.threads import launch, threads_for
+
+__all__ = [
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_input",
+    "conv2d_output_size",
+    "conv2d_weight",
+    "conv_transpose2d",
+    "warmup",
+]
+
+Gradients: TypeAlias = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
+
+_NO_BIAS = {dtype: np.empty(0, dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64))}
+
+
+def conv2d(
+    input: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    layout: Layout = "NCHW",
+    algorithm: Algorithm = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """2-D convolution of a batch of images (cross-correlation: the kernel is not flipped), with zero padding.
+
+    Parameters
+    ----------
+    input : ndarray of float16, float32 or float64
+        ``(N, IC, IH, IW)``, or ``(N, IH, IW, IC)`` for the layout NHWC. Any strides are taken.
+    weight : ndarray of float16, float32 or float64
+        ``(OC, IC / groups, KH, KW)``, or ``(OC, KH, KW, IC / groups)`` for NHWC.
+    bias : ndarray, optional
+        ``(OC,)``.
+    stride, dilation : int or (int, int)
+        In pixels; a dilation of 1 is a dense kernel.
+    padding : int, (int, int), ((int, int), (int, int)), "valid" or "same"
+        Zeros around the image, in pixels: on all sides; ``(PH, PW)``; ``((top, bottom), (left, right))``; none; or as
+        many as make the output ``ceil(input / stride)``, the odd one at the end.
+    groups : int
+        Number of independent convolutions that the channels are split into.
+    layout : "NCHW" or "NHWC"
+        The order of the dimensions of all arrays.
+    algorithm : "auto", "direct" or "winograd"
+        Which kernel to use.
+    out : ndarray, optional
+        Array to write the output to, of its shape and dtype, that shares no memory with the other arguments.
+
+    Returns
+    -------
+    ndarray
+        ``(N, OC, OH, OW)``, or ``(N, OH, OW, OC)`` for NHWC, of dtype ``numpy.result_type`` of all arrays given. float16
+        is computed in float32 and rounded once. The bits do not depend on the number of threads.
+
+    Raises
+    ------
+    TypeError
+        An array is no ndarray or not of floats, or a parameter is not of the types above (a bool is no integer).
+    ValueError
+        A parameter is out of range, shapes do not fit each other, the output would be smaller than one pixel, ``out``
+        cannot take the result, or ``algorithm`` does not serve this convolution. Nothing has been written by then.
+
+    See Also
+    --------
+    numbaconv.reference.conv2d : the same in pure Python, with the formula.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> weight = np.array([[[[1.0, 0.0], [0.0, -1.0]]]])
+    >>> conv2d(image, weight, np.array([6.0]), stride=2)
+    array([[[[1., 1.],
+             [1., 1.]]]])
+    """
+    input, weight = float_array(input, "input"), float_array(weight, "weight")
+    geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
+    _check_available(algorithm, geometry)
+    bias = check_bias(bias, geometry.OC)
+    out = output_array(out, geometry.output_shape, result_dtype(input, weight, bias), input, weight, bias)
+    return _correlate(forward_plan, geometry, input, weight, bias, out)
+
+
+def conv2d_input(
+    input_size: Sequence[int],
+    weight: np.ndarray,
+    grad_output: np.ndarray,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    layout: Layout = "NCHW",
+    algorithm: Algorithm = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Gradient of :func:`conv2d` with respect to its input.
+
+    Parameters
+    ----------
+    input_size : sequence of four int
+        Shape of the input, ``(N, IC, IH, IW)``, or ``(N, IH, IW, IC)`` for the layout NHWC.
+    weight, stride, padding, dilation, groups, layout, algorithm, out
+        As in the forward pass: see :func:`conv2d`.
+    grad_output : ndarray of float16, float32 or float64
+        Gradient of the loss with respect to the output: ``(N, OC, OH, OW)``, or ``(N, OH, OW, OC)`` for NHWC.
+
+    Returns
+    -------
+    ndarray
+        Of shape ``input_size`` and dtype ``numpy.result_type(weight, grad_output)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`; a ValueError also where ``grad_output`` is not of the shape that the forward pass gives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weight = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> conv2d_input((1, 1, 2, 5), weight, np.array([[[[1.0, 10.0]]]]), stride=2)
+    array([[[[ 1.,  2., 10., 20.,  0.],
+             [ 3.,  4., 30., 40.,  0.]]]])
+    """
+    weight, grad_output = float_array(weight, "weight"), float_array(grad_output, "grad_output")
+    geometry = Conv2dGeometry.forward(input_size, weight.shape, stride, padding, dilation, groups, layout)
+    _check_available(algorithm, geometry)
+    geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
+    out = output_array(out, geometry.input_shape, result_dtype(weight, grad_output), weight, grad_output)
+    return _correlate(input_gradient_plan, geometry, grad_output, weight, None, out)
+
+
+def conv2d_weight(
+    input: np.ndarray,
+    weight_size: Sequence[int],
+    grad_output: np.ndarray,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    layout: Layout = "NCHW",
+    algorithm: Algorithm = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Gradient of :func:`conv2d` with respect to its weight.
+
+    Parameters
+    ----------
+    weight_size : sequence of four int
+        Shape of the weight, ``(OC, IC / groups, KH, KW)``, or ``(OC, KH, KW, IC / groups)`` for NHWC.
+    input, stride, padding, dilation, groups, layout, algorithm, out
+        As in the forward pass: see :func:`conv2d`.
+    grad_output : ndarray of float16, float32 or float64
+        Gradient of the loss with respect to the output: ``(N, OC, OH, OW)``, or ``(N, OH, OW, OC)`` for NHWC.
+
+    Returns
+    -------
+    ndarray
+        Of shape ``weight_size`` and dtype ``numpy.result_type(input, grad_output)``; zeros where ``N`` is 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`; a ValueError also where ``grad_output`` is not of the shape that the forward pass gives.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.arange(10.0).reshape(1, 1, 2, 5)
+    >>> conv2d_weight(image, (1, 1, 2, 2), np.array([[[[1.0, 10.0]]]]), stride=2)
+    array([[[[20., 31.],
+             [75., 86.]]]])
+    """
+    input, grad_output = float_array(input, "input"), float_array(grad_output, "grad_output")
+    geometry = Conv2dGeometry.forward(input.shape, weight_size, stride, padding, dilation, groups, layout)
+    _check_available(algorithm, geometry)
+    geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
+    out = output_array(out, geometry.weight_shape, result_dtype(input, grad_output), input, grad_output)
+    return _weight_gradient(geometry, input, grad_output, out)
+
+
+def conv2d_backward(
+    grad_output: np.ndarray,
+    input: np.ndarray,
+    weight: np.ndarray,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    output_mask: Sequence[bool] = (True, True, True),
+    layout: Layout = "NCHW",
+    algorithm: Algorithm = "auto",
+) -> Gradients:
+    """All gradients of :func:`conv2d`: with respect to its input, its weight and its bias.
+
+    Parameters
+    ----------
+    grad_output : ndarray of float16, float32 or float64
+        Gradient of the loss with respect to the output: ``(N, OC, OH, OW)``, or ``(N, OH, OW, OC)`` for NHWC.
+    input, weight, stride, padding, dilation, groups, layout, algorithm
+        As in the forward pass: see :func:`conv2d`.
+    output_mask : three bools
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    (grad_input, grad_weight, grad_bias)
+        What :func:`conv2d_input` and :func:`conv2d_weight` return, and ``grad_output`` summed over the batch and all
+        pixels, ``(OC,)`` in its own dtype. None where ``output_mask`` is False.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`, whatever the mask; also where ``grad_output`` is not of the shape that the forward pass
+        gives, and where ``output_mask`` is not three bools.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image, weight = np.arange(10.0).reshape(1, 1, 2, 5), np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> grad_output = np.array([[[[1.0, 10.0]]]])
+    >>> grad_input, grad_weight, grad_bias = conv2d_backward(grad_output, image, weight, stride=2)
+    >>> grad_input.shape, grad_weight.shape, grad_bias
+    ((1, 1, 2, 5), (1, 1, 2, 2), array([11.]))
+    """
+    grad_output = float_array(grad_output, "grad_output")
+    input, weight = float_array(input, "input"), float_array(weight, "weight")
+    wants_input, wants_weight, wants_bias = check_output_mask(output_mask)
+    geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
+    _check_available(algorithm, geometry)
+    geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
+
+    grad_input = grad_weight = grad_bias = None
+    if wants_input:
+        out = output_array(None, geometry.input_shape, result_dtype(weight, grad_output))
+        grad_input = _correlate(input_gradient_plan, geometry, grad_output, weight, None, out)
+    if wants_weight:
+        out = output_array(None, geometry.weight_shape, result_dtype(input, grad_output))
+        grad_weight = _weight_gradient(geometry, input, grad_output, out)
+    if wants_bias:
+        grad_bias = _bias_gradient(geometry, grad_output)
+    return grad_input, grad_weight, grad_bias
+
+
+def conv_transpose2d(
+    input: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    output_padding: IntOrPair = 0,
+    groups: int = 1,
+    dilation: IntOrPair = 1,
+    *,
+    layout: Layout = "NCHW",
+    algorithm: Algorithm = "auto",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Transposed 2-D convolution: the input gradient of :func:`conv2d`, used as an operation of its own.
+
+    Parameters
+    ----------
+    input : ndarray of float16, float32 or float64
+        ``(N, IC, IH, IW)``, or ``(N, IH, IW, IC)`` for the layout NHWC.
+    weight : ndarray of float16, float32 or float64
+        ``(IC, OC / groups, KH, KW)``, or ``(IC, KH, KW, OC / groups)`` for NHWC.
+    bias : ndarray, optional
+        ``(OC,)``.
+    padding : int, (int, int) or ((int, int), (int, int))
+        Rows and columns cut off the output: the padding of the convolution that this one transposes, in numbers.
+    output_padding : int or (int, int)
+        Rows and columns added at the bottom and right of the output. Smaller than the stride or the dilation.
+    stride, groups, dilation, layout, algorithm, out
+        As for :func:`conv2d`.
+
+    Returns
+    -------
+    ndarray
+        ``(N, OC, OH, OW)``, or ``(N, OH, OW, OC)`` for NHWC, where ``OH = (IH - 1) * SH - top - bottom + DH * (KH - 1)
+        + output_padding + 1``, and ``OW`` likewise. The dtype is ``numpy.result_type`` of all arrays given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv_transpose2d(np.array([[[[1.0, 10.0]]]]), np.array([[[[1.0, 2.0, 3.0]]]]), stride=2)
+    array([[[[ 1.,  2., 13., 20., 30.]]]])
+    """
+    input, weight = float_array(input, "input"), float_array(weight, "weight")
+    geometry = Conv2dGeometry.transposed(
+        input.shape, weight.shape, stride, padding, output_padding, groups, dilation, layout
+    )
+    _check_available(algorithm, geometry)
+    bias = check_bias(bias, geometry.IC)
+    out = output_array(out, geometry.input_shape, result_dtype(input, weight, bias), input, weight, bias)
+    return _correlate(input_gradient_plan, geometry, input, weight, bias, out)
+
+
+def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
+    """Compile all convolution kernels now, or load them from the cache, rather than at the first calls.
+
+    Parameters
+    ----------
+    dtypes : iterable of dtype
+        What to compile for. float16 is computed by the float32 kernels.
+
+    Returns
+    -------
+    float
+        Seconds that it took.
+
+    Examples
+    --------
+    >>> import numpy as np, numbaconv
+    >>> seconds = numbaconv.warmup([np.float32])
+    """
+    start = perf_counter()
+    for dtype in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
+        image = float_array(np.zeros((1, 1, 1, 1), dtype), "an array of dtypes")
+        geometry = Conv2dGeometry.forward(image.shape, image.shape)
+        for threads in (1, 2):
+            _correlate(forward_plan, geometry, image, image, None, np.empty_like(image), threads)
+            _weight_gradient(geometry, image, image, np.empty_like(image), threads)
+    return perf_counter() - start
+
+
+def _check_available(algorithm: Any, geometry: Conv2dGeometry) -> None:
+    """Refuse what the reference takes but no kernel serves."""
+    if check_algorithm(algorithm, geometry) == "winograd":
+        raise ValueError('algorithm="winograd" has no kernels in this version: use "auto" or "direct"')
+
+
+def _correlate(
+    make_plan: Any,
+    geometry: Conv2dGeometry,
+    source: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    out: np.ndarray,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Fill ``out`` with a forward pass or an input gradient, whichever ``make_plan`` plans."""
+    if out.size == 0:
+        return out
+    dtype = compute_dtype(out.dtype)
+    target = _target(out, dtype)
+    x, x_layout = flat_image(source, dtype, geometry.layout)
+    y, y_layout = flat_image(target, dtype, geometry.layout)
+    plan: Plan = make_plan(geometry, dtype, x_layout, y_layout)
+    if plan.fill:
+        channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
+        target[...] = 0 if bias is None else bias.reshape(channels)
+    _run(plan, (x, flat(weight, dtype), _NO_BIAS[dtype] if bias is None else flat(bias, dtype), y), threads)
+    return _returned(out, target)
+
+
+def _weight_gradient(
+    geometry: Conv2dGeometry, input: np.ndarray, grad_output: np.ndarray, out: np.ndarray, threads: int | None = None
+) -> np.ndarray:
+    """Fill ``out`` with the weight gradient."""
+    if geometry.N == 0:
+        out[...] = 0
+        return out
+    dtype = compute_dtype(out.dtype)
+    target = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
+    x, x_layout = flat_image(input, dtype, geometry.layout)
+    z, z_layout = flat_image(grad_output, dtype, geometry.layout)
+    plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout)
+    if plan.fill:
+        target[...] = 0
+    _run(plan, (x, z, target.reshape(-1)), threads)
+    return _returned(out, target)
+
+
+def _bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndarray:
+    """Sum over the batch and the pixels, one axis after the other: many short sums are more exact than a long one."""
+    sums = grad_output.astype(compute_dtype(result_dtype(grad_output)), copy=False)
+    if geometry.layout == "NHWC":
+        sums = sums.transpose(0, 3, 1, 2)
+    return sums.sum(axis=3).sum(axis=2).sum(axis=0).astype(result_dtype(grad_output))
+
+
+def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> None:
+    """Run the kernel of ``plan``, unless there is nothing to do."""
+    if plan.threads == 0:
+        return
+    threads = threads or threads_for(plan.threads)
+    memory = scratch(arrays[0].dtype, plan.shared + threads * plan.own)
+    launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, threads)
+
+
+def _target(out: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """``out`` itself where a kernel can write to it, else a new array for the kernel to write to."""
+    dense = out.flags.c_contiguous or out.transpose(0, 2, 3, 1).flags.c_contiguous
+    dense = dense or out.transpose(0, 3, 1, 2).flags.c_contiguous
+    return out if out.dtype == dtype and out.flags.aligned and dense else np.empty(out.shape, dtype)
+
+
+def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """``out``, which holds what ``target`` holds."""
+    if target is not out:
+        out[...] = target
+    return out

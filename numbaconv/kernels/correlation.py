@@ -1,0 +1,203 @@
+"""The direct forward pass and the direct input gradient: one kernel, for they are one sum.
+
+Both correlate an image with some taps of the weights. The forward pass takes all taps for every output pixel. The input
+gradient of a strided convolution takes, for the pixels of one *phase* (those that agree modulo the stride), only the taps
+that reach them, and finds its source pixels next to each other: dense again, with no zero inserted and none multiplied.
+So the forward pass is the case of a single phase.
+
+The work is cut into tasks, a band of rows of one group of one image each::
+
+    task:   pack the band of the source into a slab, channels innermost, zeros as padding
+            for each block of target channels, each phase, each row, each tile of pixels:
+                tile  = bias
+                tile += source pixels x packed weights        (tiles.accumulate)
+                target pixels = tile
+
+In this file "input" and "output" are the correlation's: for the input gradient they are the gradients of the
+convolution's output and input.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from numbaconv.jit import Kernel, device, routine
+from numbaconv.kernels.records import record
+from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
+from numbaconv.simd import hadamard, spread, store
+
+
+#: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
+CORRELATION = record(
+    "G",  # groups
+    "IC",  # input channels, of all groups
+    "OC",
+    "ICG",  # input channels of a group: the slab's innermost extent
+    "OCG",
+    "IH",
+    "IW",
+    "x_n",  # strides of the input
+    "x_c",
+    "x_h",
+    "x_w",
+    "y_n",  # strides of the output
+    "y_c",
+    "y_h",
+    "y_w",
+    "w_group",  # strides of the weight
+    "w_lane",
+    "w_channel",
+    "elementwise",  # 1: every channel is its own group, and lanes run over groups
+    "reduced",  # input channels that are summed for an output channel
+    "lanes",  # lanes of one vector
+    "width",  # lanes of a block
+    "blocks",  # blocks of a group
+    "block_size",  # elements of a packed block
+    "bias",  # where in the scratch memory the packed bias begins
+    "slabs",  # where the threads' own parts begin
+    "own",  # elements of such a part
+    "stage",  # where in it the staged row begins
+    "bands",  # bands of an image
+    "band",  # rows of a band, counted in pixels of a phase
+    "top",  # source row and column that pixel (0, 0) of a phase reaches first
+    "left",
+    "span",  # slab rows that a single pixel reaches
+    "columns",  # slab columns
+    "in_h",  # source rows and columns from a pixel to the next
+    "in_w",
+    "out_h",  # target rows and columns from a pixel of a phase to the next
+    "out_w",
+    "tasks",
+)
+
+
+@Kernel
+def correlate(x, w, bias, y, scratch, plans, taps, runs, phases, tiles, threads):
+    """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
+
+    Parameters
+    ----------
+    plans : array of one CORRELATION
+    taps : int array (taps,)
+        Where in a filter each tap lies.
+    runs : int array (runs, 3)
+        Offset in the slab, offset in a packed block, steps: neighbouring taps whose memory is contiguous are one run.
+    phases : int array (phases, 8)
+        First row and rows, first column and columns of the phase's pixels; its runs; its tiles.
+    tiles : int array (tiles, 3)
+        First pixel, height of the tile, pixels of it that exist.
+    """
+    for block in prange(plans[0].G * plans[0].blocks):
+        _pack_weights(w, bias, scratch, plans[0], taps, block)
+    for thread in prange(threads):
+        _correlate_share(x, y, scratch, plans[0], runs, phases, tiles, thread, threads)
+
+
+@routine
+def _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads):
+    """One thread's share of the tasks."""
+    own = plan.slabs + thread * plan.own
+    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+        _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task)
+
+
+@routine
+def _pack_weights(w, bias, scratch, plan, taps, block):
+    """Pack one block of weights and of the bias, with zeros in the lanes that have no channel."""
+    g = block // plan.blocks
+    channel = block % plan.blocks * plan.width
+    lanes = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+    start = g * plan.w_group + channel * plan.w_lane
+    pack_block(
+        w, start, plan.w_lane, plan.w_channel, plan.reduced, taps, scratch, block * plan.block_size, lanes, plan.width
+    )
+    for lane in range(plan.width):
+        known = lane < lanes and len(bias) > 0
+        scratch[plan.bias + block * plan.width + lane] = bias[g * plan.OCG + channel + lane] if known else 0
+
+
+@device
+def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
+    """One task: a band of rows, all output channels of a group, all phases."""
+    n = task // (plan.G * plan.bands)
+    g = task // plan.bands % plan.G
+    first = task % plan.bands * plan.band
+    channels = min(plan.ICG, plan.IC - g * plan.ICG)
+    start = n * plan.x_n + g * plan.ICG * plan.x_c
+    rows = (plan.band - 1) * plan.in_h + plan.span
+    pack_slab(
+        x, start, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
+        scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns, plan.ICG,
+    )  # fmt: skip
+    for block in range(plan.blocks):
+        channel = block * plan.width
+        count = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+        to = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c
+        for phase in range(len(phases)):
+            for row in range(first, min(first + plan.band, phases[phase, 1])):
+                source = own + (row - first) * plan.in_h * plan.columns * plan.ICG
+                oh = phases[phase, 0] + row * plan.out_h
+                target = to + oh * plan.y_h + phases[phase, 2] * plan.y_w
+                _correlate_row(
+                    y, target, scratch, source, own + plan.stage, g * plan.blocks + block, count, plan, runs,
+                    phases, tiles, phase,
+                )  # fmt: skip
+
+
+@device
+def _correlate_row(y, target, scratch, source, stage, block, count, plan, runs, phases, tiles, phase):
+    """One row of one phase, tile by tile.
+
+    A tile is written whole: to the output where that has room for its last pixel and its last lane and has channels
+    innermost, else to the stage, from where what exists of it is copied.
+    """
+    pitch = plan.out_w * plan.y_w
+    for k in range(phases[phase, 6], phases[phase, 7]):
+        at = target + tiles[k, 0] * pitch
+        pixels = source + tiles[k, 0] * plan.in_w * plan.ICG
+        height = tiles[k, 1]
+        exist = tiles[k, 2]
+        vectors = 2 if count > plan.lanes else 1
+        first = phases[phase, 4]
+        last = phases[phase, 5]
+        if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
+            _correlate_tile(y, at, pitch, scratch, pixels, block, vectors, height, plan, runs, first, last)
+        else:
+            _correlate_tile(scratch, stage, plan.width, scratch, pixels, block, vectors, height, plan, runs, first, last)
+            unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch)
+
+
+@routine
+def _correlate_tile(to, at, step, scratch, source, block, vectors, height, plan, runs, first, last):
+    """Sum one tile, of one of the shapes that exist, starting from the bias, and write it."""
+    bias = plan.bias + block * plan.width
+    weights = block * plan.block_size
+    if plan.elementwise:
+        tile = spread(MIDDLE, 1, scratch, bias)
+        for run in range(first, last):
+            a = source + runs[run, 0]
+            b = weights + runs[run, 1]
+            tile = hadamard(tile, scratch, a, plan.in_w * plan.ICG, scratch, b)
+        store(tile, to, at, step)
+    elif vectors == 2:
+        if height == TALL:
+            _sum(spread(TALL, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+        elif height == MIDDLE:
+            _sum(spread(MIDDLE, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+        else:
+            _sum(spread(SHORT, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+    elif height == TALL:
+        _sum(spread(TALL, 1, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+    elif height == MIDDLE:
+        _sum(spread(MIDDLE, 1, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+    else:
+        _sum(spread(SHORT, 1, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+
+
+@device
+def _sum(tile, to, at, step, scratch, source, weights, plan, runs, first, last):
+    tile = accumulate(
+        tile, scratch, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.width, runs, first, last
+    )
+    store(tile, to, at, step)

@@ -1,0 +1,90 @@
+"""Batch normalisation: sums over a channel, and what is then done to every one of its pixels.
+
+Images are flat ``(N, C, S)``, S the pixels of a plane. A channel belongs to one worker, so that its sums have a
+fixed order. They are taken in float64, pixel by pixel over the batch first: neighbouring pixels add up side by side,
+where a single running sum would make each addition wait for the last.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from numbaconv.jit import Kernel, device
+
+
+@device
+def _clear(values):
+    for i in range(len(values)):
+        values[i] = 0
+
+
+@device
+def _total(values):
+    total = 0.0
+    for i in range(len(values)):
+        total += values[i]
+    return total
+
+
+@Kernel
+def moments(x, mean, variance, sizes, workers):
+    """The mean of every channel and its (biased) variance, in two passes: exact however large the mean is."""
+    N, C, S = sizes
+    for worker in numba.prange(workers):
+        sums = np.empty(S)
+        for c in range(worker * C // workers, (worker + 1) * C // workers):
+            _clear(sums)
+            for n in range(N):
+                plane = (n * C + c) * S
+                for s in range(S):
+                    sums[s] += x[plane + s]
+            center = _total(sums) / (N * S)
+            _clear(sums)
+            for n in range(N):
+                plane = (n * C + c) * S
+                for s in range(S):
+                    distance = x[plane + s] - center
+                    sums[s] += distance * distance
+            mean[c], variance[c] = center, _total(sums) / (N * S)
+
+
+@Kernel
+def gradient_moments(grad_y, x, mean, grad_mean, covariance, sizes, workers):
+    """Of every channel: the mean of grad_y, and the mean of its product with ``x - mean``."""
+    N, C, S = sizes
+    for worker in numba.prange(workers):
+        sums, products = np.empty(S), np.empty(S)
+        for c in range(worker * C // workers, (worker + 1) * C // workers):
+            center = mean[c]
+            _clear(sums)
+            _clear(products)
+            for n in range(N):
+                plane = (n * C + c) * S
+                for s in range(S):
+                    sums[s] += grad_y[plane + s]
+                for s in range(S):
+                    products[s] += grad_y[plane + s] * (x[plane + s] - center)
+            grad_mean[c], covariance[c] = _total(sums) / (N * S), _total(products) / (N * S)
+
+
+@Kernel
+def scale_shift(x, center, scale, shift, y, sizes, workers):
+    """``y = (x - center) * scale + shift``, with one center, scale and shift a channel."""
+    N, C, S = sizes
+    for worker in numba.prange(workers):
+        for plane in range(worker * N * C // workers, (worker + 1) * N * C // workers):
+            a, b, c = center[plane % C], scale[plane % C], shift[plane % C]
+            for i in range(plane * S, (plane + 1) * S):
+                y[i] = (x[i] - a) * b + c
+
+
+@Kernel
+def normalised_gradient(grad_y, x, center, scale, shift, slope, grad_x, sizes, workers):
+    """``grad_x = (grad_y - shift - (x - center) * slope) * scale``, with one of each a channel."""
+    N, C, S = sizes
+    for worker in numba.prange(workers):
+        for plane in range(worker * N * C // workers, (worker + 1) * N * C // workers):
+            a, b, c, d = center[plane % C], scale[plane % C], shift[plane % C], slope[plane % C]
+            for i in range(plane * S, (plane + 1) * S):
+                grad_x[i] = (grad_y[i] - c - (x[i] - a) * d) * b

@@ -1,0 +1,77 @@
+"""Copies that put memory into the order in which the microkernel walks it.
+
+Two orders exist, whatever the layout of the user's arrays:
+
+- a **slab**: some rows of one image, channels innermost, with its padding as zeros, ``[row][column][channel]``;
+- **packed weights**: ``[group][block][tap][channel][lane]``, a block being the lanes that a tile covers.
+"""
+
+from __future__ import annotations
+
+from numbaconv.jit import routine
+from numbaconv.simd import add, clear, copy, spread
+
+
+@routine
+def pack_slab(x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left, columns, pitch):
+    """Copy rows ``top`` to ``top + rows`` and columns ``left`` to ``left + columns`` of an image, zeros outside of it.
+
+    The image begins at ``x[start]``; ``sc``, ``sh`` and ``sw`` are its strides. The slab begins at ``slab[to]``; a pixel
+    of it has ``pitch`` elements, of which those beyond ``channels`` are zeros.
+    """
+    first = min(max(-left, 0), columns)
+    last = max(min(IW - left, columns), first)
+    for row in range(rows):
+        line = to + row * columns * pitch
+        if not 0 <= top + row < IH or channels < pitch:
+            clear(slab, line, columns * pitch)
+        if not 0 <= top + row < IH:
+            continue
+        clear(slab, line, first * pitch)
+        clear(slab, line + last * pitch, (columns - last) * pitch)
+        source = start + (top + row) * sh + (left + first) * sw
+        target = line + first * pitch
+        if sc == 1 and sw == pitch:
+            copy(slab, target, 1, x, source, 1, (last - first) * pitch)
+        elif sc == 1:
+            for column in range(last - first):
+                copy(slab, target + column * pitch, 1, x, source + column * sw, 1, channels)
+        else:
+            for c in range(channels):
+                copy(slab, target + c, pitch, x, source + c * sc, sw, last - first)
+
+
+@routine
+def pack_block(w, start, s_lane, s_channel, channels, taps, packed, to, lanes, width):
+    """Copy one block of weights, ``lanes`` of its ``width`` lanes, the others as zeros."""
+    for tap in range(len(taps)):
+        for c in range(channels):
+            target = to + (tap * channels + c) * width
+            copy(packed, target, 1, w, start + taps[tap] + c * s_channel, s_lane, lanes)
+            clear(packed, target + lanes, width - lanes)
+
+
+@routine
+def unpack_block(packed, start, step, parts, taps, channels, lanes, width, vector, w, to, s_lane, s_channel):
+    """The other way round: sum ``parts`` packed blocks that lie ``step`` apart, in order, into the weights.
+
+    ``vector`` is how many lanes a vector has. Packed rows of a tap begin at ``taps[tap, 1]``.
+    """
+    for tap in range(len(taps)):
+        for c in range(channels):
+            source = start + (taps[tap, 1] + c) * width
+            for part in range(1, parts):
+                for lane in range(source, source + width, vector):
+                    add(spread(1, 1, packed, lane + part * step), packed, lane, 0)
+            copy(w, to + taps[tap, 0] + c * s_channel, s_lane, packed, source, 1, lanes)
+
+
+@routine
+def unpack_tile(stage, start, width, pixels, lanes, y, to, s_lane, s_pixel):
+    """Copy what exists of a tile, channels innermost, to where channels lie ``s_lane`` apart."""
+    if s_lane == 1:
+        for pixel in range(pixels):
+            copy(y, to + pixel * s_pixel, 1, stage, start + pixel * width, 1, lanes)
+    else:
+        for lane in range(lanes):
+            copy(y, to + lane * s_lane, s_pixel, stage, start + lane, width, pixels)

@@ -1,0 +1,52 @@
+"""The microkernel: one register tile, summed over runs of memory. All three passes are made of it.
+
+=============  ===================================  =================  ==========================================
+pass           rows ``p`` of the tile run over      lanes run over     summed over
+=============  ===================================  =================  ==========================================
+forward        output pixels of an image row        output channels    taps of the kernel, input channels
+grad input     input pixels of one stride phase     input channels     the taps of that phase, output channels
+grad weight    taps and input channels              output channels    output pixels
+=============  ===================================  =================  ==========================================
+
+In each step of the sum the tile takes an outer product: ``p`` scalars are broadcast, each against the same few vectors::
+
+                b[j : j + lanes]        two vectors, loaded once a step
+               +-----------------+
+    a[i]       |                 |
+    a[i+pitch] |  rows x vectors |      every cell is a multiply-add whose sum stays in its register
+    ...        |                 |
+               +-----------------+
+
+Where every channel has a filter of its own (depthwise), lanes are channels on both sides, and the broadcast becomes a
+load: the product is taken lane by lane.
+"""
+
+from __future__ import annotations
+
+from numbaconv import simd
+from numbaconv.jit import device
+from numbaconv.simd import outer
+
+#: Vectors in a tile's row. With two, each broadcast is used twice; with more, fewer rows are left.
+VECTORS = 2
+#: The tile heights that kernels are compiled for. The tallest fills the registers, but for two vectors and a broadcast.
+TALL = (simd.VECTOR_REGISTERS - 4) // VECTORS
+MIDDLE, SHORT = (8, 4) if TALL > 8 else (4, 2)
+HEIGHTS = (TALL, MIDDLE, SHORT)
+
+
+@device
+def accumulate(tile, a, a_start, a_pitch, a_step, b, b_start, b_step, runs, first, last):
+    """Add to ``tile`` the outer products along the runs ``first`` to ``last``, and return it.
+
+    A run is ``(offset in a, offset in b, steps)``. From a step to the next, ``a`` advances by ``a_step``, ``b`` by
+    ``b_step``.
+    """
+    for run in range(first, last):
+        i = a_start + runs[run, 0]
+        j = b_start + runs[run, 1]
+        for _ in range(runs[run, 2]):
+            tile = outer(tile, a, i, a_pitch, b, j)
+            i += a_step
+            j += b_step
+    return tile

@@ -1,0 +1,188 @@
+"""The direct weight gradient.
+
+For every tap and input channel (the tile's rows) and every output channel (its lanes) it sums, over all output pixels,
+the input pixel that the tap reads there times the gradient of the output pixel. The work is cut into tasks: some bands of
+rows of some images, one group, some blocks of output channels. A task sums into a part of its own::
+
+    task:   for each of its bands: pack the band of the input into a slab
+                for each of its blocks: pack the band of the output gradient
+                    for each tile of taps and input channels:
+                        tile  = 0
+                        tile += input pixels x output gradient      (tiles.accumulate)
+                        part += tile
+
+At the end the parts are added up in a fixed order. How the work is cut never depends on the number of threads, so neither
+does a single bit of the result.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from numbaconv.jit import Kernel, device, routine
+from numbaconv.kernels.records import record
+from numbaconv.kernels.packing import pack_slab, unpack_block
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
+from numbaconv.simd import add, hadamard, zeros
+
+
+#: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
+WEIGHT_GRADIENT = record(
+    "G",  # groups
+    "IC",  # input channels, of all groups
+    "OC",
+    "ICG",  # input channels of a group: the slab's innermost extent
+    "OCG",
+    "IH",
+    "IW",
+    "OH",
+    "OW",
+    "x_n",  # strides of the input
+    "x_c",
+    "x_h",
+    "x_w",
+    "z_n",  # strides of the output's gradient
+    "z_c",
+    "z_h",
+    "z_w",
+    "w_group",  # strides of the weight's gradient
+    "w_lane",
+    "w_channel",
+    "elementwise",  # 1: every channel is its own group, and lanes run over groups
+    "reduced",  # rows of a packed block for a tap
+    "row_pitch",  # elements of the slab from a row of the tile to the next
+    "lanes",  # lanes of one vector
+    "width",  # lanes of a block
+    "blocks",  # blocks of a group
+    "block_size",  # elements of a packed block
+    "parts",  # partial sums
+    "splits",  # shares of a group's blocks
+    "slabs",  # where the threads' own parts of the scratch memory begin
+    "own",  # elements of such a part
+    "gradient",  # where in it the packed output gradient begins
+    "units",  # bands of all images
+    "bands",  # bands of an image
+    "band",  # output rows of a band
+    "SH",
+    "SW",
+    "top",  # input row and column that output pixel (0, 0) reaches first
+    "left",
+    "span",  # slab rows that a single pixel reaches
+    "columns",  # slab columns
+    "tasks",
+)
+
+
+@Kernel
+def weight_gradient(x, z, w, scratch, plans, taps, runs, windows, tiles, threads):
+    """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
+
+    Parameters
+    ----------
+    plans : array of one WEIGHT_GRADIENT
+    taps : int array (taps, 2)
+        Where in a filter each tap lies, and the first of its rows in a packed block.
+    runs : int array (rows of a band, 3)
+        Offset in the slab, offset in the packed gradient, pixels: one run an output row.
+    windows : int array (windows, 2)
+        Offset in the slab, first row in a packed block: neighbouring taps whose memory is contiguous are one window.
+    tiles : int array (tiles, 3)
+        First row in the window, height of the tile, rows of it that exist; the others are summed, and never read.
+    """
+    for thread in prange(threads):
+        _sum_share(x, z, scratch, plans[0], runs, windows, tiles, thread, threads)
+    for block in prange(plans[0].G * plans[0].blocks):
+        _unpack_sums(w, scratch, plans[0], taps, block)
+
+
+@routine
+def _unpack_sums(w, scratch, plan, taps, block):
+    """Add up the parts of one block, and put it where it belongs."""
+    g = block // plan.blocks
+    channel = block % plan.blocks * plan.width
+    lanes = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+    unpack_block(
+        scratch, block * plan.block_size, plan.G * plan.blocks * plan.block_size, plan.parts, taps, plan.reduced,
+        lanes, plan.width, plan.lanes, w, g * plan.w_group + channel * plan.w_lane, plan.w_lane, plan.w_channel,
+    )  # fmt: skip
+
+
+@routine
+def _sum_share(x, z, scratch, plan, runs, windows, tiles, thread, threads):
+    """One thread's share of the tasks."""
+    own = plan.slabs + thread * plan.own
+    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+        _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task)
+
+
+@device
+def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
+    """One task: one partial sum of one share of the blocks of one group."""
+    part = task // (plan.G * plan.splits)
+    g = task // plan.splits % plan.G
+    split = task % plan.splits
+    blocks = range(split * plan.blocks // plan.splits, (split + 1) * plan.blocks // plan.splits)
+    sums = (part * plan.G + g) * plan.blocks * plan.block_size
+    for block in blocks:
+        start = sums + block * plan.block_size
+        scratch[start : start + plan.block_size] = 0
+    for unit in range(part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts):
+        n = unit // plan.bands
+        first = unit % plan.bands * plan.band
+        rows = min(plan.band, plan.OH - first)
+        pack_slab(
+            x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w,
+            min(plan.ICG, plan.IC - g * plan.ICG), plan.IH, plan.IW, scratch, own,
+            plan.top + first * plan.SH, (rows - 1) * plan.SH + plan.span, plan.left, plan.columns, plan.ICG,
+        )  # fmt: skip
+        for block in blocks:
+            channel = block * plan.width
+            count = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+            pack_slab(
+                z, n * plan.z_n + (g * plan.OCG + channel) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
+                count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, plan.width,
+            )  # fmt: skip
+            vectors = 2 if count > plan.lanes else 1
+            _sum_block(scratch, own, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles)
+
+
+@routine
+def _sum_block(scratch, own, start, vectors, plan, runs, rows, windows, tiles):
+    """Add one band's share to one packed block: all windows, all tiles."""
+    for window in range(len(windows)):
+        for k in range(len(tiles)):
+            source = own + windows[window, 0] + tiles[k, 0] * plan.row_pitch
+            to = start + (windows[window, 1] + tiles[k, 0]) * plan.width
+            height = tiles[k, 1]
+            if plan.elementwise:
+                tile = zeros(MIDDLE, 1, scratch)
+                for row in range(rows):
+                    a = source + runs[row, 0]
+                    b = own + plan.gradient + runs[row, 1]
+                    for _ in range(plan.OW):
+                        tile = hadamard(tile, scratch, a, plan.row_pitch, scratch, b)
+                        a += plan.SW * plan.ICG
+                        b += plan.width
+                add(tile, scratch, to, plan.width)
+            elif vectors == 2:
+                if height == TALL:
+                    _sum(zeros(TALL, 2, scratch), scratch, to, source, own, plan, runs, rows)
+                elif height == MIDDLE:
+                    _sum(zeros(MIDDLE, 2, scratch), scratch, to, source, own, plan, runs, rows)
+                else:
+                    _sum(zeros(SHORT, 2, scratch), scratch, to, source, own, plan, runs, rows)
+            elif height == TALL:
+                _sum(zeros(TALL, 1, scratch), scratch, to, source, own, plan, runs, rows)
+            elif height == MIDDLE:
+                _sum(zeros(MIDDLE, 1, scratch), scratch, to, source, own, plan, runs, rows)
+            else:
+                _sum(zeros(SHORT, 1, scratch), scratch, to, source, own, plan, runs, rows)
+
+
+@device
+def _sum(tile, scratch, to, source, own, plan, runs, rows):
+    tile = accumulate(
+        tile, scratch, source, plan.row_pitch, plan.SW * plan.ICG, scratch, own + plan.gradient, plan.width, runs, 0,
+        rows,
+    )  # fmt: skip
+    add(tile, scratch, to, plan.width)

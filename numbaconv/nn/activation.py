@@ -1,0 +1,94 @@
+"""Layers that work element by element."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numbaconv.nn.checks import check_gradient, dense, real
+from numbaconv.nn.initialisation import Rng
+from numbaconv.nn.module import Module
+
+
+class ReLU(Module):
+    """``max(x, 0)``, element by element; NaN stays NaN.
+
+    Parameters
+    ----------
+    inplace : bool
+        Accepted so that torch's code runs, and ignored: x is never written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> nn.ReLU()(np.array([-1, 0, 2], np.float32))
+    array([0., 0., 2.], dtype=float32)
+    """
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """An array of the shape of x."""
+        y = np.maximum(dense(x, "x"), 0)
+        self._saved = y
+        return y
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """The gradient passes where the output is positive."""
+        y = self._recall()
+        return check_gradient(grad_output, y.shape, y.dtype) * (y > 0)
+
+
+class Dropout(Module):
+    """In training, sets each element to 0 with probability p and divides the others by ``1 - p``; else does nothing.
+
+    Parameters
+    ----------
+    p : float
+        From 0 to 1.
+    inplace : bool
+        Accepted so that torch's code runs, and ignored: x is never written.
+    rng : numpy.random.Generator or int, optional
+        Where the random choices come from: a generator, or the seed of one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``p`` is no number, or out of range.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov: Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting, 2014.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> nn.Dropout(0.5, rng=0)(np.ones(6, np.float32))
+    array([2., 0., 0., 0., 2., 2.], dtype=float32)
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Rng = None) -> None:
+        super().__init__()
+        self.p = real(p, "p, the probability of a zero,", 0, 1)
+        self.rng = np.random.default_rng(rng)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """An array of the shape of x."""
+        x = dense(x, "x")
+        factors = np.ones((), x.dtype)
+        if self.training:
+            scale = 1 / (1 - self.p) if self.p < 1 else 0
+            factors = (self.rng.random(x.shape) >= self.p) * x.dtype.type(scale)
+        self._saved = factors, x.shape
+        return x * factors
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """The gradient passes where x did, with the same factor."""
+        factors, shape = self._recall()
+        return check_gradient(grad_output, shape, factors.dtype) * factors
+
+    def _describe(self) -> str:
+        return f"p={self.p:g}"

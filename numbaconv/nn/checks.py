@@ -1,0 +1,75 @@
+"""What layers, losses and the trainer ask of the arrays and numbers that they are given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from numbaconv.arrays import float_array
+from numbaconv.geometry import Shape
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def parameter_dtype(dtype: Any) -> np.dtype:
+    """``dtype`` as a NumPy dtype, one that parameters can have: float32 or float64."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if dtype is None or found not in FLOATS:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
+    return found
+
+
+def dense(value: Any, name: str, ndim: int | None = None, shapes: str = "") -> np.ndarray:
+    """``value`` as kernels take it: a C-contiguous, writeable array of float32 or float64; float16 becomes float32.
+
+    ``shapes`` says what each of the ``ndim`` dimensions is.
+    """
+    array = float_array(value, name)
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} dimensions {shapes}, got {array.ndim}: shape {array.shape}")
+    dtype = np.dtype(np.float64) if array.dtype.itemsize == 8 else np.dtype(np.float32)
+    # Read-only arrays are another type to Numba: a copy now is cheaper than a second compilation.
+    return np.require(array, dtype, ["C", "W"])
+
+
+def images(value: Any, name: str = "x") -> np.ndarray:
+    """``value`` as dense images, ``(N, C, H, W)``."""
+    return dense(value, name, 4, "(N, C, H, W)")
+
+
+def check_gradient(grad_output: Any, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """``grad_output`` as a dense array of ``dtype``; a ValueError unless it has the ``shape`` of the output."""
+    gradient = dense(grad_output, "grad_output")
+    if gradient.shape != shape:
+        raise ValueError(f"grad_output has shape {gradient.shape}, but the output of forward had {shape}")
+    return gradient.astype(dtype, copy=False)
+
+
+def real(value: Any, name: str, smallest: float, largest: float = math.inf) -> float:
+    """``value`` as a finite float from ``smallest`` to ``largest``."""
+    if isinstance(value, bool | np.bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    if not (smallest <= value <= largest and math.isfinite(value)):
+        rule = f"at least {smallest:g}" if largest == math.inf else f"from {smallest:g} to {largest:g}"
+        raise ValueError(f"{name} must be {rule} and finite, got {value}")
+    return float(value)
+
+
+def labels(value: Any, classes: int, name: str = "target") -> np.ndarray:
+    """``value`` itself, an array ``(N,)`` of integers from 0 to ``classes - 1``."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray of integer labels, got {type(value).__name__}")
+    if value.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integer labels, got dtype {value.dtype}: convert it with .astype(numpy.int64)")
+    if value.ndim != 1:
+        raise ValueError(f"{name} must be one label an image, (N,), got shape {value.shape}")
+    if len(value) and not 0 <= value.min() <= value.max() < classes:
+        raise ValueError(
+            f"{name} must be labels from 0 to {classes - 1} ({classes} classes), got {value.min()} to {value.max()}"
+        )
+    return value

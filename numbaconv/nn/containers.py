@@ -1,0 +1,154 @@
+"""Modules made of modules: one after the other, and side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, overload
+
+import numpy as np
+
+from numbaconv.nn.module import Module
+
+
+class Sequential(Module):
+    """Layers one after the other.
+
+    Parameters
+    ----------
+    *layers : Module
+        The first takes x, each of the others what the one before it gives. Any number of them; each only once.
+
+    Raises
+    ------
+    TypeError
+        One of them is no Module.
+    ValueError
+        A layer occurs twice: it remembers only its last forward pass, so that the gradients would be wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    >>> model(np.zeros((2, 1, 8, 8), np.float32)).shape
+    (2, 10)
+    >>> model
+    Sequential(
+      (0): Conv2d(1, 8, kernel_size=(3, 3), padding=1)
+      (1): ReLU()
+      (2): Flatten()
+      (3): Linear(512, 10)
+    )
+    """
+
+    def __init__(self, *layers: Module) -> None:
+        super().__init__()
+        self.layers = layers
+        _check_modules(self, *layers)
+
+    def require_input_grad(self, needed: bool = True) -> None:
+        """Pass it on to the first layers, up to the first that has parameters: what is behind it gets no gradient."""
+        super().require_input_grad(needed)
+        for layer in self.layers:
+            layer.require_input_grad(needed)
+            if layer.parameters():
+                break
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The output of the last layer."""
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
+        """The chain rule: the gradient goes through the layers from the last to the first."""
+        grad: np.ndarray | None = grad_output
+        for layer in reversed(self.layers):
+            if grad is None:  # the layers before have no parameters, and nothing asks for their gradient
+                break
+            grad = layer.backward(grad)
+        return grad
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The layers, named ``"0"``, ``"1"``, …"""
+        for i, layer in enumerate(self.layers):
+            yield str(i), layer
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: Any) -> Module:
+        return Sequential(*self.layers[index]) if isinstance(index, slice) else self.layers[index]
+
+
+class Residual(Module):
+    """``main(x) + shortcut(x)``: the sum of two paths, as in a residual network.
+
+    The ReLU that follows the sum there is a layer of its own.
+
+    Parameters
+    ----------
+    main : Module
+        The path that learns the residual.
+    shortcut : Module, optional
+        The other path; by default x itself.
+
+    Raises
+    ------
+    TypeError
+        A path is no Module.
+    ValueError
+        A layer occurs twice. In forward: the two paths give different shapes.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> block = nn.Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)))
+    >>> block(np.zeros((1, 4, 6, 6), np.float32)).shape
+    (1, 4, 6, 6)
+    """
+
+    def __init__(self, main: Module, shortcut: Module | None = None) -> None:
+        super().__init__()
+        self.main = main
+        self.shortcut = shortcut
+        _check_modules(self, main, *([] if shortcut is None else [shortcut]))
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """The sum of both paths."""
+        main, shortcut = self.main.forward(x), x if self.shortcut is None else self.shortcut.forward(x)
+        if main.shape != shortcut.shape:
+            raise ValueError(
+                f"the main path gives {main.shape} and the shortcut {shortcut.shape}: they must be alike to be added"
+            )
+        return main + shortcut
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """The gradient of a sum goes to both paths; x went into both, so their gradients add up."""
+        main = self.main.backward(grad_output)
+        return main + (grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
+
+
+def _check_modules(container: Module, *modules: Any) -> None:
+    for module in modules:
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(container).__name__} is made of modules, got {module!r} ({type(module).__name__})")
+    seen: set[int] = set()
+    for module in container.modules():
+        if id(module) in seen:
+            raise ValueError(
+                f"{module!r} occurs twice in one model: a layer remembers only its last forward pass, so make two"
+            )
+        seen.add(id(module))

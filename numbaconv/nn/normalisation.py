@@ -1,0 +1,172 @@
+"""Batch normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numbaconv.geometry import integer
+from numbaconv.kernels import normalisation as kernels
+from numbaconv.nn.checks import check_gradient, images, parameter_dtype, real
+from numbaconv.nn.module import Module, Parameter
+from numbaconv.threads import launch, threads_for
+
+#: Fewer pixels than this are normalised by the calling thread alone.
+_PIXELS_WORTH_A_THREAD = 1 << 14
+
+
+class BatchNorm2d(Module):
+    """Every channel shifted and scaled to mean 0 and variance 1 over the batch, then by what is learned.
+
+    ``y = (x - mean) / sqrt(variance + eps) * weight + bias``, one of each a channel. In training, mean and variance are
+    those of the batch, and the running statistics follow them; in evaluation they are the running statistics.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels of x.
+    eps : float
+        Added to the variance, so that a constant channel is not divided by 0.
+    momentum : float or None
+        The share of the newest batch in the running statistics; None for the plain mean over all batches.
+    affine : bool
+        Whether there are a weight and a bias.
+    track_running_stats : bool
+        Whether there are running statistics; without them, evaluation uses the batch's as well.
+    dtype : float32 or float64
+        Of the parameters and of the running statistics.
+
+    Attributes
+    ----------
+    weight, bias : Parameter or None
+        ``(num_features,)``, ones and zeros at first.
+    running_mean, running_var : ndarray or None
+        ``(num_features,)``, zeros and ones at first. The variance is the unbiased one.
+    num_batches_tracked : ndarray or None
+        An integer, ``()``: the batches seen in training.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that are wrong, in the constructor or, where they do not fit x, in forward; there also for a batch
+        with a single value a channel, whose variance means nothing.
+
+    References
+    ----------
+    Ioffe, Szegedy: Batch Normalization, 2015, arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> layer = nn.BatchNorm2d(1)
+    >>> x = np.array([1, 3], np.float32).reshape(2, 1, 1, 1)
+    >>> layer(x).ravel().round(3)
+    array([-1.,  1.], dtype=float32)
+    >>> layer.running_mean  # a tenth of the way from 0 to 2
+    array([0.2], dtype=float32)
+    """
+
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        super().__init__()
+        self.num_features = C = integer(num_features, "num_features", 1)
+        self.eps = real(eps, "eps", 0)
+        self.momentum = None if momentum is None else real(momentum, "momentum", 0, 1)
+        dtype = parameter_dtype(dtype)
+        self.weight = Parameter(np.ones(C, dtype)) if affine else None
+        self.bias = Parameter(np.zeros(C, dtype)) if affine else None
+        self.running_mean = np.zeros(C, dtype) if track_running_stats else None
+        self.running_var = np.ones(C, dtype) if track_running_stats else None
+        self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """An array of the shape of x."""
+        x = images(x)
+        if x.shape[1] != self.num_features or min(x.shape[1:]) < 1:
+            raise ValueError(f"x of shape {x.shape} must be (N, {self.num_features}, H, W) for {self!r}")
+        own_moments = self.training or self.running_mean is None
+        mean, variance = self._moments(x) if own_moments else (self.running_mean, self.running_var)
+        if self.training:
+            self._track(mean, variance, x.size // self.num_features)
+        rstd = 1 / np.sqrt(np.asarray(variance, np.float64) + self.eps)
+        scale = rstd if self.weight is None else rstd * self.weight.data
+        shift = np.zeros_like(rstd) if self.bias is None else self.bias.data
+        y = np.empty_like(x)
+        coefficients = (_cast(mean, x), _cast(scale, x), _cast(shift, x))
+        _launch(kernels.scale_shift, x, x.reshape(-1), *coefficients, y.reshape(-1))
+        self._saved = x, np.asarray(mean, np.float64), rstd, scale, own_moments
+        return y
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """An array of the shape of x.
+
+        With ``x̂ = (x - mean) / std`` and ``count`` pixels a channel, ``grad_bias = Σ grad_y`` and
+        ``grad_weight = Σ grad_y x̂``. Mean and variance depend on x as well, which takes away from grad_y what lies
+        along 1 and along x̂: ``grad_x = weight / std * (grad_y - grad_bias / count - x̂ * grad_weight / count)``. In
+        evaluation they are constants, and ``grad_x = weight / std * grad_y``.
+        """
+        x, mean, rstd, scale, own_moments = self._recall()
+        grad = check_gradient(grad_output, x.shape, x.dtype)
+        grad_mean, covariance = np.zeros_like(mean), np.zeros_like(mean)
+        _launch(kernels.gradient_moments, x, grad.reshape(-1), x.reshape(-1), mean, grad_mean, covariance)
+        count = x.size // self.num_features
+        if self.weight is not None and self.bias is not None:
+            self.weight.add_grad(covariance * rstd * count)
+            self.bias.add_grad(grad_mean * count)
+        shift, slope = (grad_mean, covariance * rstd**2) if own_moments else (np.zeros_like(mean), np.zeros_like(mean))
+        grad_input = np.empty_like(x)
+        coefficients = (_cast(value, x) for value in (mean, scale, shift, slope))
+        arrays = (grad.reshape(-1), x.reshape(-1), *coefficients, grad_input.reshape(-1))
+        _launch(kernels.normalised_gradient, x, *arrays)
+        return grad_input
+
+    def _moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and biased variance of every channel of the batch, in float64."""
+        if x.size // self.num_features <= 1:
+            raise ValueError(
+                f"x of shape {x.shape} has {x.size // self.num_features} values a channel: "
+                "batch statistics need more than 1 (use eval(), or a larger batch)"
+            )
+        mean, variance = np.empty(self.num_features), np.empty(self.num_features)
+        _launch(kernels.moments, x, x.reshape(-1), mean, variance)
+        return mean, variance
+
+    def _track(self, mean: Any, variance: Any, count: int) -> None:
+        """Move the running statistics towards those of a batch."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean += _cast(share * (mean - self.running_mean), self.running_mean)
+        self.running_var += _cast(share * (variance * (count / (count - 1)) - self.running_var), self.running_var)
+
+    def _describe(self) -> str:
+        parts = [f"{self.num_features}"]
+        defaults = {"eps": 1e-5, "momentum": 0.1}
+        parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
+        parts += ["affine=False"] * (self.weight is None) + ["track_running_stats=False"] * (self.running_mean is None)
+        return ", ".join(parts)
+
+
+def _cast(values: Any, like: np.ndarray) -> np.ndarray:
+    return np.asarray(values).astype(like.dtype, copy=False)
+
+
+def _launch(kernel: Any, x: np.ndarray, *arrays: np.ndarray) -> None:
+    """Run a kernel over the channels of x; an empty batch leaves what is to be filled as it is."""
+    N, C, H, W = x.shape
+    if N:
+        workers = threads_for(C) if x.size >= _PIXELS_WORTH_A_THREAD else 1
+        launch(kernel, workers, *arrays, (N, C, H * W), workers)

@@ -1,0 +1,303 @@
+"""How parameters follow their gradients: the update rules of torch, to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from numbaconv.nn.checks import real
+from numbaconv.nn.module import Parameter
+
+#: What an optimizer remembers of one parameter.
+Memory: TypeAlias = dict[str, np.ndarray]
+
+
+class Optimizer:
+    """Base class: holds hyper-parameters, and once bound, the parameters and what it remembers of each.
+
+    The hyper-parameters are plain attributes; a schedule sets ``optimizer.lr`` between steps.
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate, at least 0.
+    weight_decay : float
+        How strongly weights are drawn towards 0, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A hyper-parameter is no number, or out of range.
+    """
+
+    #: The arrays that are remembered of a parameter, each of its shape.
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, lr: float, weight_decay: float) -> None:
+        self.lr = real(lr, "lr", 0)
+        self.weight_decay = real(weight_decay, "weight_decay", 0)
+        self._parameters: list[Parameter] = []
+        self._memories: list[Memory] = []
+
+    def bind(self, parameters: Iterable[Parameter]) -> None:
+        """Say which parameters :meth:`step` is to change; the trainer does.
+
+        Raises
+        ------
+        ValueError
+            There are none; or the optimizer is already bound to others, whose past it remembers.
+        """
+        parameters = list(parameters)
+        if not parameters:
+            raise ValueError("there are no parameters to train")
+        if self._parameters and list(map(id, self._parameters)) != list(map(id, parameters)):
+            raise ValueError("this optimizer already trains another model: make a new one for this model")
+        if not self._parameters:
+            self._parameters, self._memories = parameters, [{} for _ in parameters]
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient, in place.
+
+        Raises
+        ------
+        RuntimeError
+            The optimizer is not bound.
+        """
+        for parameter, memory in zip(self._bound(), self._memories, strict=True):
+            if parameter.grad is not None:
+                self._update(parameter.data, parameter.grad, memory)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all bound parameters."""
+        for parameter in self._bound():
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of what is remembered, by names such as ``"0.exp_avg"``; the hyper-parameters are not among them."""
+        named = ((f"{i}.{slot}", value) for i, memory in enumerate(self._memories) for slot, value in memory.items())
+        return {name: np.copy(value) for name, value in named}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``, the mapping that :meth:`state_dict` gives, after :meth:`bind`.
+
+        Raises
+        ------
+        RuntimeError
+            The optimizer is not bound.
+        ValueError
+            A name or shape does not fit. Nothing has been changed then.
+        """
+        memories: list[Memory] = [{} for _ in self._bound()]
+        for name, value in state.items():
+            number, _, slot = name.partition(".")
+            if slot not in self.slots or not number.isdecimal() or int(number) >= len(memories):
+                raise ValueError(f"the state has {name!r}, which this {type(self).__name__} does not remember")
+            data = self._parameters[int(number)].data
+            shape = () if slot == "step" else data.shape
+            if np.shape(value) != shape:
+                raise ValueError(f"{name} has shape {np.shape(value)} in the state, but {shape} in this optimizer")
+            memories[int(number)][slot] = np.array(value, np.int64 if slot == "step" else data.dtype)
+        for i, memory in enumerate(memories):
+            if memory and len(memory) != len(self.slots):
+                missing = ", ".join(f"'{i}.{slot}'" for slot in self.slots if slot not in memory)
+                raise ValueError(f"the state lacks {missing}")
+        self._memories = memories
+
+    def _bound(self) -> list[Parameter]:
+        if not self._parameters:
+            raise RuntimeError(
+                f"this {type(self).__name__} is not bound: call bind(model.parameters()), or use a Trainer"
+            )
+        return self._parameters
+
+    def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
+        """Change ``data`` by its gradient."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        public = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({public})"
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum.
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate.
+    momentum : float
+        The share of the last step in this one.
+    weight_decay : float
+        Times the weight, added to its gradient (an L2 penalty).
+    nesterov : bool
+        Whether to look ahead; needs a momentum and no dampening.
+    dampening : float
+        The share of a gradient that does not go into the momentum.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A hyper-parameter is no number, or out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> weight = nn.Parameter(np.array([1.0]))
+    >>> optimizer = nn.SGD(lr=0.1, momentum=0.9)
+    >>> optimizer.bind([weight])
+    >>> for _ in range(2):
+    ...     weight.grad = 2 * weight.data  # of weight ** 2
+    ...     optimizer.step()
+    >>> weight.data
+    array([0.46])
+    """
+
+    slots = ("momentum_buffer",)
+
+    def __init__(
+        self,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        dampening: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self.momentum = real(momentum, "momentum", 0)
+        self.nesterov = bool(nesterov)
+        self.dampening = real(dampening, "dampening", 0)
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(
+                f"nesterov needs a momentum above 0 and a dampening of 0, got {momentum=} and {dampening=}"
+            )
+
+    def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
+        if self.weight_decay:
+            grad = grad + self.weight_decay * data
+        if self.momentum:
+            velocity = memory.get("momentum_buffer")
+            if velocity is None:
+                velocity = memory["momentum_buffer"] = grad.copy()
+            else:
+                velocity *= self.momentum
+                velocity += (1 - self.dampening) * grad
+            grad = grad + self.momentum * velocity if self.nesterov else velocity
+        data -= self.lr * grad
+
+
+class Adam(Optimizer):
+    """Adaptive moments: every weight takes steps of its own size.
+
+    Parameters
+    ----------
+    lr : float
+        The learning rate.
+    betas : (float, float)
+        How slowly the averages of the gradient and of its square change, each from 0 to below 1.
+    eps : float
+        Added to the root of the second average.
+    weight_decay : float
+        Times the weight, added to its gradient (an L2 penalty; :class:`AdamW` decouples it).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A hyper-parameter is no number, or out of range.
+
+    References
+    ----------
+    Kingma, Ba: Adam: A Method for Stochastic Optimization, 2014, arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> weight = nn.Parameter(np.array([1.0, -5.0]))
+    >>> optimizer = nn.Adam(lr=0.1)
+    >>> optimizer.bind([weight])
+    >>> weight.grad = 2 * weight.data
+    >>> optimizer.step()
+    >>> weight.data  # the first step is as long as the learning rate
+    array([ 0.9, -4.9])
+    """
+
+    slots = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
+        self.betas = real(betas[0], "betas[0]", 0, 1), real(betas[1], "betas[1]", 0, 1)
+        if max(self.betas) == 1:
+            raise ValueError(f"betas must be below 1, got {betas}")
+        self.eps = real(eps, "eps", 0)
+
+    def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
+        if self.weight_decay:
+            grad = grad + self.weight_decay * data
+        self._adapt(data, grad, memory)
+
+    def _adapt(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
+        """Move ``data`` by the running means of the gradient and of its square, freed of their start at 0."""
+        if not memory:
+            memory.update(step=np.zeros((), np.int64), exp_avg=np.zeros_like(data), exp_avg_sq=np.zeros_like(data))
+        (beta1, beta2), mean, square = self.betas, memory["exp_avg"], memory["exp_avg_sq"]
+        memory["step"] += 1
+        step = int(memory["step"])
+        mean += (1 - beta1) * (grad - mean)
+        square *= beta2
+        square += (1 - beta2) * grad * grad
+        spread = np.sqrt(square)
+        spread /= (1 - beta2**step) ** 0.5
+        spread += self.eps
+        data -= self.lr / (1 - beta1**step) * mean / spread
+
+
+class AdamW(Adam):
+    """:class:`Adam` with decoupled weight decay: at each step weights shrink by ``lr * weight_decay`` of themselves.
+
+    Parameters
+    ----------
+    lr, betas, eps
+        As for :class:`Adam`.
+    weight_decay : float
+        The share of a weight that is taken away at each step, times the learning rate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A hyper-parameter is no number, or out of range.
+
+    References
+    ----------
+    Loshchilov, Hutter: Decoupled Weight Decay Regularization, 2017, arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> from numbaconv import nn
+    >>> nn.AdamW(lr=0.01)
+    AdamW(lr=0.01, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-08)
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(lr, betas, eps, weight_decay)
+
+    def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
+        data *= 1 - self.lr * self.weight_decay
+        self._adapt(data, grad, memory)

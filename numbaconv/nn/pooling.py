@@ -1,0 +1,269 @@
+"""Layers that make images smaller: each window of pixels becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from numbaconv.geometry import IntOrPair, integer, pair
+from numbaconv.kernels import pooling as kernels
+from numbaconv.kernels.pooling import PoolSizes
+from numbaconv.nn.checks import check_gradient, images
+from numbaconv.nn.module import Module
+from numbaconv.threads import launch, threads_for
+
+#: Fewer pixels than this are pooled by the calling thread alone.
+_PIXELS_WORTH_A_THREAD = 1 << 14
+#: Where a window's maximum lies in its plane is kept in 32 bits.
+_LARGEST_PLANE = 2**31 - 1
+
+
+class _Pool2d(Module):
+    """The windows of a pooling layer: where they lie, and which kernel runs over them."""
+
+    def __init__(
+        self,
+        kernel_size: IntOrPair,
+        stride: IntOrPair | None,
+        padding: IntOrPair,
+        dilation: IntOrPair,
+        ceil_mode: bool,
+    ) -> None:
+        super().__init__()
+        self.kernel_size = pair(kernel_size, "kernel_size", 1)
+        self.stride = self.kernel_size if stride is None else pair(stride, "stride", 1)
+        self.padding = pair(padding, "padding", 0)
+        self.dilation = pair(dilation, "dilation", 1)
+        self.ceil_mode = bool(ceil_mode)
+        for K, P, D in zip(self.kernel_size, self.padding, self.dilation, strict=True):
+            span = _span(K, D)
+            if P + P > span:
+                raise ValueError(f"padding={P} must be at most half of the window, which spans {span} pixels")
+
+    def _sizes(self, x: np.ndarray) -> PoolSizes:
+        (N, C, IH, IW), (KH, KW), (SH, SW), (PH, PW), (DH, DW) = (
+            x.shape, self.kernel_size, self.stride, self.padding, self.dilation
+        )  # fmt: skip
+        OH = _output_size(IH, _span(KH, DH), SH, PH, self.ceil_mode)
+        OW = _output_size(IW, _span(KW, DW), SW, PW, self.ceil_mode)
+        if min(C, OH, OW) < 1:
+            raise ValueError(f"{self!r} is too large for an x of shape {x.shape}: the output would be {OH} x {OW}")
+        if not (_taps_inside(IH, OH, KH, SH, PH, DH).all() and _taps_inside(IW, OW, KW, SW, PW, DW).all()):
+            raise ValueError(f"a window of {self!r} would hold no pixel of an x of shape {x.shape}")
+        if IH * IW > _LARGEST_PLANE:
+            raise ValueError(f"an image of {IH} x {IW} is too large: at most {_LARGEST_PLANE} pixels are taken")
+        return PoolSizes(N * C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW)
+
+    def _describe(self) -> str:
+        parts = [f"kernel_size={self.kernel_size}"]
+        defaults = {"stride": self.kernel_size, "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False}
+        parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
+        return ", ".join(parts)
+
+
+class MaxPool2d(_Pool2d):
+    """The largest value of every window.
+
+    Padded pixels are never the largest. Of equal values the first one, row by row, gets the gradient; a NaN counts as
+    larger than any number, as in torch.
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+        Height and width of the window.
+    stride : int or (int, int), optional
+        From one window to the next; by default the size of the window.
+    padding : int or (int, int)
+        Pixels added on both sides, at most half of the window.
+    dilation : int or (int, int)
+        From one pixel of a window to the next.
+    ceil_mode : bool
+        Whether a last window that is partly outside counts, as long as it starts inside or in the padding before.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that are wrong, in the constructor or, where they do not fit x, in forward.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4)
+    >>> layer = nn.MaxPool2d(2)
+    >>> layer(x)[0, 0]
+    array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
+    >>> layer.backward(np.ones((1, 1, 2, 2), np.float32))[0, 0]
+    array([[0., 0., 0., 0.],
+           [0., 1., 0., 1.],
+           [0., 0., 0., 0.],
+           [0., 1., 0., 1.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        kernel_size: IntOrPair,
+        stride: IntOrPair | None = None,
+        padding: IntOrPair = 0,
+        dilation: IntOrPair = 1,
+        *,
+        ceil_mode: bool = False,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """``(N, C, OH, OW)``."""
+        x = images(x)
+        sizes = self._sizes(x)
+        y = np.empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype)
+        winner = np.empty(y.shape, np.int32)
+        workers = _workers(sizes)
+        launch(kernels.max_pool, workers, x.reshape(-1), y.reshape(-1), winner.reshape(-1), sizes, workers)
+        self._saved = x.shape, y.shape, x.dtype, winner, sizes
+        return y
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """``(N, C, H, W)``: the gradient of a window goes to its largest pixel."""
+        shape, output_shape, dtype, winner, sizes = self._recall()
+        grad = check_gradient(grad_output, output_shape, dtype)
+        grad_input = np.empty(shape, dtype)
+        arrays = (grad.reshape(-1), winner.reshape(-1), grad_input.reshape(-1))
+        workers = _workers(sizes)
+        launch(kernels.max_pool_backward, workers, *arrays, sizes, workers)
+        return grad_input
+
+
+class AvgPool2d(_Pool2d):
+    """The mean of every window.
+
+    Parameters
+    ----------
+    kernel_size : int or (int, int)
+        Height and width of the window.
+    stride : int or (int, int), optional
+        From one window to the next; by default the size of the window.
+    padding : int or (int, int)
+        Zeros added on both sides, at most half of the window.
+    ceil_mode : bool
+        Whether a last window that is partly outside counts, as long as it starts inside or in the padding before.
+    count_include_pad : bool
+        Whether the padded zeros count among what the sum is divided by.
+    divisor_override : int, optional
+        What the sum is divided by instead.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that are wrong, in the constructor or, where they do not fit x, in forward.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> nn.AvgPool2d(2)(np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4))[0, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        kernel_size: IntOrPair,
+        stride: IntOrPair | None = None,
+        padding: IntOrPair = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
+        super().__init__(kernel_size, stride, padding, 1, ceil_mode)
+        self.count_include_pad = bool(count_include_pad)
+        self.divisor_override = None if divisor_override is None else integer(divisor_override, "divisor_override", 1)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """``(N, C, OH, OW)``."""
+        x = images(x)
+        sizes = self._sizes(x)
+        y = np.empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype)
+        workers = _workers(sizes)
+        launch(kernels.sum_pool, workers, x.reshape(-1), y.reshape(-1), sizes, workers)
+        divisor = self._divisor(sizes).astype(x.dtype)
+        self._saved = x.shape, y.shape, x.dtype, divisor, sizes
+        return np.divide(y, divisor, out=y)
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """``(N, C, H, W)``: every pixel of a window gets its share of the gradient."""
+        shape, output_shape, dtype, divisor, sizes = self._recall()
+        share = check_gradient(grad_output, output_shape, dtype) / divisor
+        grad_input = np.empty(shape, dtype)
+        workers = _workers(sizes)
+        launch(kernels.sum_pool_backward, workers, share.reshape(-1), grad_input.reshape(-1), sizes, workers)
+        return grad_input
+
+    def _divisor(self, sizes: PoolSizes) -> np.ndarray:
+        """``(OH, OW)``: how many pixels each window has."""
+        if self.divisor_override is not None:
+            return np.full((sizes.OH, sizes.OW), self.divisor_override)
+        axes: Sequence[tuple[int, ...]] = (
+            (sizes.IH, sizes.OH, sizes.KH, sizes.SH, sizes.PH),
+            (sizes.IW, sizes.OW, sizes.KW, sizes.SW, sizes.PW),
+        )
+        count = _taps_inside_padded if self.count_include_pad else _taps_inside
+        return np.multiply.outer(*(count(*axis) for axis in axes))
+
+
+class GlobalAvgPool2d(Module):
+    """The mean of every plane: ``(N, C, H, W)`` to ``(N, C)``, ready for a :class:`Linear`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> nn.GlobalAvgPool2d()(np.ones((32, 64, 8, 8), np.float32)).shape
+    (32, 64)
+    """
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """``(N, C)``."""
+        x = images(x)
+        if min(x.shape[1:]) < 1:
+            raise ValueError(f"x has shape {x.shape}: every size but the batch's must be at least 1")
+        self._saved = x.shape, x.dtype
+        return x.mean((2, 3))
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+        """``(N, C, H, W)``: every pixel gets the same share of the gradient of its plane."""
+        (N, C, H, W), dtype = self._recall()
+        share = check_gradient(grad_output, (N, C), dtype) / dtype.type(H * W)
+        return np.broadcast_to(share[:, :, None, None], (N, C, H, W)).copy()
+
+
+def _span(taps: int, dilation: int) -> int:
+    """Pixels from the first tap of a window to its last."""
+    return dilation * (taps - 1) + 1
+
+
+def _output_size(size: int, span: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    room = size + 2 * padding - span
+    if not ceil_mode:
+        return room // stride + 1
+    output = -(-room // stride) + 1
+    # The last window must start inside the image or in the padding before it.
+    return output - 1 if (output - 1) * stride >= size + padding else output
+
+
+def _taps_inside(size: int, outputs: int, taps: int, stride: int, padding: int, dilation: int = 1) -> np.ndarray:
+    """``(outputs,)``: how many taps of each window meet a pixel of the image."""
+    positions = np.arange(outputs)[:, None] * stride - padding + np.arange(taps) * dilation
+    return ((positions >= 0) & (positions < size)).sum(1)
+
+
+def _taps_inside_padded(size: int, outputs: int, taps: int, stride: int, padding: int) -> np.ndarray:
+    """``(outputs,)``: how many taps of each window meet a pixel of the image or of its padding."""
+    return _taps_inside(size + 2 * padding, outputs, taps, stride, 0)
+
+
+def _workers(sizes: PoolSizes) -> int:
+    """How many threads share the planes."""
+    pixels = sizes.planes * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW)
+    return threads_for(sizes.planes) if pixels >= _PIXELS_WORTH_A_THREAD else 1

@@ -1,0 +1,99 @@
+"""How many threads a call may use, and how a kernel is launched on them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import numba
+
+from numbaconv.geometry import integer
+from numbaconv.jit import Kernel
+
+_limit: int | None = None  # what set_num_threads was told; None: what Numba says
+_launched = False  # a parallel kernel has run in this process
+_forked = False  # this process was forked from one in which a parallel kernel had run
+_gate = threading.Lock()
+
+
+def set_num_threads(n: int) -> None:
+    """Let every later call use at most ``n`` threads.
+
+    The setting holds for the whole process, whichever thread makes it. It never changes a result by a single bit, and
+    it leaves Numba's own setting, and so that of other libraries, alone.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to the number of threads that Numba was started with (``NUMBA_NUM_THREADS``; by default the cores that
+        the process may run on).
+
+    Raises
+    ------
+    TypeError
+        ``n`` is not an integer.
+    ValueError
+        ``n`` is out of range.
+
+    Examples
+    --------
+    >>> import numbaconv
+    >>> before = numbaconv.get_num_threads()
+    >>> numbaconv.set_num_threads(1)
+    >>> numbaconv.get_num_threads()
+    1
+    >>> numbaconv.set_num_threads(before)
+    """
+    global _limit
+    threads = integer(n, "n, the number of threads,", 1)
+    if threads > numba.config.NUMBA_NUM_THREADS:
+        raise ValueError(
+            f"n, the number of threads, must be at most {numba.config.NUMBA_NUM_THREADS} here, got {threads}: "
+            "set NUMBA_NUM_THREADS before Python starts to have more"
+        )
+    _limit = threads
+
+
+def get_num_threads() -> int:
+    """The number of threads that a call may use.
+
+    Returns
+    -------
+    int
+        What :func:`set_num_threads` was told last; before that, what ``numba.get_num_threads()`` says.
+    """
+    return _limit if _limit is not None else numba.get_num_threads()
+
+
+def threads_for(tasks: int) -> int:
+    """How many threads to cut ``tasks`` independent pieces of work over: 1 where threads are not to be used."""
+    return 1 if _forked else min(tasks, get_num_threads())
+
+
+def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
+    """Run a kernel on ``threads`` threads, a number that :func:`threads_for` gave.
+
+    Numba's workqueue layer ends the process when two Python threads launch at once, so they take turns on it. Which
+    layer is in use is known only after the first launch.
+    """
+    global _launched
+    if threads == 1:
+        kernel.serial(*arguments)
+    elif _launched and numba.threading_layer() != "workqueue":
+        kernel.parallel(*arguments)
+    else:
+        with _gate:
+            kernel.parallel(*arguments)
+            _launched = True
+
+
+def _after_fork() -> None:
+    """A child inherits the memory of OpenMP's thread pool but not its threads, so it must not use it."""
+    global _forked, _gate
+    _forked = _forked or _launched
+    _gate = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
