@@ -65,11 +65,13 @@ def output_array(out: Any, shape: Shape, dtype: np.dtype, *inputs: np.ndarray | 
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError("out is a masked array, and a mask has no meaning here: give out.data")
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(f"out has shape {out.shape} and dtype {out.dtype}, but the result has {shape} and {dtype}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    if np.lib.array_utils.byte_bounds(out)[1] - np.lib.array_utils.byte_bounds(out)[0] < out.nbytes:
+    if _overlaps_itself(out):
         raise ValueError(f"out overlaps itself (strides {out.strides}): several of its elements share memory")
     for array in inputs:
         if array is not None and _overlap(out, array):
@@ -82,3 +84,20 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
         return np.shares_memory(a, b, max_work=10_000)
     except np.exceptions.TooHardError:  # strides so odd that nobody can tell: better refused than wrong
         return True
+
+
+def _overlaps_itself(array: np.ndarray) -> bool:
+    """Whether two elements of an array may share memory: a stride is too short for what lies between its steps."""
+    reached = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1:
+            if stride < reached:
+                return True
+            reached = stride * (size - 1) + reached
+    return False
+
+
+def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """``values`` as ``dtype``; beyond its range they become infinite, without a warning."""
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, copy=False)

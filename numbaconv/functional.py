@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from numbaconv.arrays import check_bias, compute_dtype, float_array, output_array, result_dtype
+from numbaconv.arrays import check_bias, compute_dtype, float_array, output_array, result_dtype, rounded
 from numbaconv.geometry import (
     Algorithm,
     Conv2dGeometry,
@@ -416,7 +416,7 @@ def _bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndar
     sums = grad_output.astype(compute_dtype(result_dtype(grad_output)), copy=False)
     if geometry.layout == "NHWC":
         sums = sums.transpose(0, 3, 1, 2)
-    return sums.sum(axis=3).sum(axis=2).sum(axis=0).astype(result_dtype(grad_output))
+    return rounded(sums.sum(axis=3).sum(axis=2).sum(axis=0), result_dtype(grad_output))
 
 
 def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> None:
@@ -438,5 +438,5 @@ def _target(out: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:
     """``out``, which holds what ``target`` holds."""
     if target is not out:
-        out[...] = target
+        out[...] = rounded(target, out.dtype)
     return out

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -85,15 +86,24 @@ class Conv2dGeometry:
         ValueError
             A size or parameter is out of range, or two of them do not fit each other.
         """
-        N, IC, IH, IW = _split_image(shape_of(input_shape, "input"), check_layout(layout))
-        OC, ICG, KH, KW = _split_weight(shape_of(weight_shape, "weight"), layout)
+        arguments = (input_shape, weight_shape, stride, padding, dilation, groups, layout)
+        return _remembered(cls._forward, *arguments) if _plain(arguments) else cls._forward(*arguments)
+
+    @classmethod
+    def _forward(
+        cls, input_shape: Any, weight_shape: Any, stride: Any, padding: Any, dilation: Any, groups: Any, layout: Any
+    ) -> Conv2dGeometry:
+        layout = check_layout(layout)
+        input_shape, weight_shape = shape_of(input_shape, "input"), shape_of(weight_shape, "weight")
+        N, IC, IH, IW = _split_image(input_shape, layout)
+        OC, ICG, KH, KW = _split_image(weight_shape, layout)
         (SH, SW), (DH, DW) = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
         G = integer(groups, "groups", 1)
         _check_sizes("input", input_shape, (IC, IH, IW), batch=N)
         _check_sizes("weight", weight_shape, (OC, ICG, KH, KW))
         if IC != ICG * G:
             raise ValueError(
-                f"input has {IC} channels, but weight {tuple(weight_shape)} with groups={G} takes {ICG} * {G} = "
+                f"input has {IC} channels, but weight {weight_shape} with groups={G} takes {ICG} * {G} = "
                 f"{ICG * G} (weight is (OC, IC/groups, KH, KW), or (OC, KH, KW, IC/groups) for NHWC)"
             )
         _check_divisible("OC, the output channels of weight,", OC, G)
@@ -128,15 +138,25 @@ class Conv2dGeometry:
         ValueError
             A size or parameter is out of range, or two of them do not fit each other.
         """
-        N, IC, IH, IW = _split_image(shape_of(input_shape, "input"), check_layout(layout))
-        weight_IC, OCG, KH, KW = _split_weight(shape_of(weight_shape, "weight"), layout)
+        arguments = (input_shape, weight_shape, stride, padding, output_padding, groups, dilation, layout)
+        return _remembered(cls._transposed, *arguments) if _plain(arguments) else cls._transposed(*arguments)
+
+    @classmethod
+    def _transposed(
+        cls, input_shape: Any, weight_shape: Any, stride: Any, padding: Any, output_padding: Any, groups: Any,
+        dilation: Any, layout: Any,
+    ) -> Conv2dGeometry:  # fmt: skip
+        layout = check_layout(layout)
+        input_shape, weight_shape = shape_of(input_shape, "input"), shape_of(weight_shape, "weight")
+        N, IC, IH, IW = _split_image(input_shape, layout)
+        weight_IC, OCG, KH, KW = _split_image(weight_shape, layout)
         (SH, SW), (DH, DW) = pair(stride, "stride", 1), pair(dilation, "dilation", 1)
         G = integer(groups, "groups", 1)
         _check_sizes("input", input_shape, (IC, IH, IW), batch=N)
         _check_sizes("weight", weight_shape, (weight_IC, OCG, KH, KW))
         if weight_IC != IC:
             raise ValueError(
-                f"input has {IC} channels, but weight {tuple(weight_shape)} takes {weight_IC} "
+                f"input has {IC} channels, but weight {weight_shape} takes {weight_IC} "
                 "(the weight of a transposed convolution is (IC, OC/groups, KH, KW), or (IC, KH, KW, OC/groups) for NHWC)"
             )
         _check_divisible("IC, the input channels,", IC, G)
@@ -293,9 +313,9 @@ def pads(padding: Any, image: Pair, kernel: Pair, stride: Pair, dilation: Pair) 
 
 def check_layout(layout: Any) -> Layout:
     """``layout`` itself; a ValueError unless it is one of the two that exist."""
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ValueError(f'layout={layout!r} is unknown: it is "NCHW" or "NHWC"')
-    return layout
+    return layout  # type: ignore[return-value]
 
 
 def check_algorithm(algorithm: Any, geometry: Conv2dGeometry) -> Algorithm:
@@ -315,7 +335,7 @@ def check_algorithm(algorithm: Any, geometry: Conv2dGeometry) -> Algorithm:
 def check_output_mask(output_mask: Any) -> tuple[bool, bool, bool]:
     """``output_mask`` as three Python bools; integers are not taken for bools."""
     rule = "output_mask must be three bools, for the gradients of input, weight and bias"
-    if isinstance(output_mask, str) or not isinstance(output_mask, Sequence | np.ndarray):
+    if not _is_sequence(output_mask):
         raise TypeError(f"{rule}, got {output_mask!r} ({type(output_mask).__name__})")
     wants = list(output_mask)
     if len(wants) != 3:
@@ -327,7 +347,7 @@ def check_output_mask(output_mask: Any) -> tuple[bool, bool, bool]:
 
 def shape_of(shape: Any, name: str) -> Shape:
     """A 4-D shape as a tuple of ints, its entries not yet checked for their range."""
-    if isinstance(shape, str) or not isinstance(shape, Sequence | np.ndarray):
+    if not _is_sequence(shape):
         raise TypeError(f"the shape of {name} must be four integers, got {shape!r} ({type(shape).__name__})")
     if len(shape) != 4:
         raise ValueError(f"{name} must have 4 dimensions, got {len(shape)}: {tuple(shape)}")
@@ -347,8 +367,15 @@ def check_bytes(name: str, shape: Shape, itemsize: int) -> None:
         raise ValueError(f"{name} of shape {shape} would take {total} bytes; at most {sys.maxsize} can be addressed")
 
 
+def _is_sequence(value: Any) -> bool:
+    """A list, a tuple, a one-dimensional array, but no text."""
+    if isinstance(value, np.ndarray):
+        return value.ndim == 1
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
 def _two(value: Any, name: str, rule: str) -> tuple[Any, Any]:
-    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
+    if not _is_sequence(value):
         raise TypeError(f"{name} must be {rule}, got {value!r} ({type(value).__name__})")
     if len(value) != 2:
         raise ValueError(f"{name} must be {rule}, got {len(value)} values: {value!r}")
@@ -374,18 +401,25 @@ def _output_size(axis: str, image: int, kernel: int, stride: int, before: int, a
 
 
 def _split_image(shape: Shape, layout: Layout) -> tuple[int, int, int, int]:
-    """(N, C, H, W), whatever the layout."""
+    """(N, C, H, W) of an image, or (first channels, second channels, KH, KW) of a weight, whatever the layout."""
     return shape if layout == "NCHW" else (shape[0], shape[3], shape[1], shape[2])  # type: ignore[return-value]
 
 
-def _split_weight(shape: Shape, layout: Layout) -> tuple[int, int, int, int]:
-    """(first channels, channels of a group, KH, KW), whatever the layout."""
-    return _split_image(shape, layout)
+@lru_cache(maxsize=1024)
+def _remembered(make: Any, *arguments: Any) -> Conv2dGeometry:
+    """What ``make`` made of these arguments the last time, for a network calls the same few convolutions for ever."""
+    return make(*arguments)
+
+
+def _plain(value: Any) -> bool:
+    """Whether equal values are the same to us: True equals 1, and 1.0 too, but neither is taken for an integer."""
+    kind = type(value)
+    return kind is int or kind is str or (kind is tuple and all(map(_plain, value)))
 
 
 def _check_sizes(name: str, shape: Sequence[int], sizes: Sequence[int], batch: int = 0) -> None:
     if min(sizes) < 1 or batch < 0:
-        raise ValueError(f"{name} has shape {tuple(shape)}: every size must be at least 1 (the batch may be 0)")
+        raise ValueError(f"{name} has shape {shape}: every size must be at least 1 (the batch may be 0)")
 
 
 def _check_divisible(what: str, channels: int, groups: int) -> None:

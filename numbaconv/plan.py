@@ -26,6 +26,8 @@ SLAB_BYTES = 256 * 1024
 PARTS_BYTES = 4 * 1024 * 1024
 #: Independent pieces of work that a call is cut into where it is large enough: some for each of many threads.
 TASKS = 32
+#: Vectors of channels that are packed together where every channel has its own filter.
+LANEWISE_BLOCKS = 8
 #: Operations below which a call is over before a second thread has woken up.
 SERIAL_FLOPS = 400_000
 
@@ -63,7 +65,7 @@ class Blocking(NamedTuple):
 
     lanes: int  # of a vector
     width: int  # lanes of a block
-    elementwise: int  # 1: every channel has its own filter, so lanes run over both; a block is made a group
+    elementwise: int  # 1: every channel has its own filter, so lanes run over both; some blocks are made a group
     G: int
     source: int  # source channels of a group
     target: int  # target channels of a group
@@ -139,7 +141,7 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
     # Neighbouring taps of a kernel row make one window, where the tile's rows can run on from one to the next.
     row_pitch = g.DW * pixel if cut.elementwise else 1
     joined = max(1, len(columns.taps)) if cut.elementwise or g.DW == 1 else 1
-    tiles = cover(joined * cut.reduced, cut.heights)
+    tiles = cover(joined * cut.reduced, cut.width // cut.lanes, cut.heights)
     window = tiles[-1][0] + tiles[-1][1]
     taps: list[tuple[int, int]] = []
     windows: list[tuple[int, int]] = []
@@ -151,7 +153,7 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
 
     block_size = len(windows) * window * cut.width
     packed = cut.G * cut.blocks * block_size
-    band = _band(g.OH, g.N, g.SH, span, (slab_columns * pixel + g.OW * cut.width) * dtype.itemsize)
+    band = _band(g, g.OH, g.N, g.SH, span, (slab_columns * pixel + g.OW * cut.width) * dtype.itemsize)
     bands = -(-g.OH // band)
     parts = max(1, min(TASKS, g.N * bands, PARTS_BYTES // max(1, packed * dtype.itemsize)))
     splits = min(cut.blocks, -(-TASKS // (parts * cut.G)))
@@ -238,12 +240,12 @@ def _correlation(
                     else:
                         runs.append([offset, len(taps) * cut.reduced * cut.width, cut.reduced])
                     taps.append(kh * weight.row + kw * weight.column)
-            tiles += cover(columns.count, cut.heights)
+            tiles += cover(columns.count, cut.width // cut.lanes, cut.heights)
             ends = first_run, len(runs), first_tile, len(tiles)
             phases.append((rows.first, rows.count, columns.first, columns.count, *ends))
 
     block_size = len(taps) * cut.reduced * cut.width
-    band = _band(most_rows, g.N * cut.G, step[0], span, slab_columns * pixel * dtype.itemsize)
+    band = _band(g, most_rows, g.N * cut.G, step[0], span, slab_columns * pixel * dtype.itemsize)
     bands = -(-most_rows // band)
     slab = ((band - 1) * step[0] + span) * slab_columns * pixel
     # The last tile of a row may hang over its end, and reads on from there.
@@ -265,13 +267,13 @@ def _correlation(
     return Plan(correlate, numbers, tables, int(numbers[0].slabs), int(numbers[0].own), _threads(int(numbers[0].tasks), g), fill)
 
 
-def cover(count: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:
+def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:
     """Tiles that cover a row of ``count`` pixels at the least cost: (first pixel, height, pixels that exist).
 
-    A tile costs its height, but never less than 4, for a sum must wait for its last addition; and a little for starting
-    and storing it. Only the last tile may hang over the end.
+    A tile costs its height, but never less than eight vectors would: so many additions can be under way before the
+    first is done. And it costs a little to start and to store. Only the last tile may hang over the end.
     """
-    costs = {height: max(height, 4) + 2 for height in heights}
+    costs = {height: max(height, 8 // vectors) + 2 for height in heights}
     tall = max(heights)
     full = max(0, count - tall * tall) // tall  # beyond some length, the cheapest way begins with the tallest tile
     best = [(0, 0)]  # for each number of pixels: the cost, and the height of one of its tiles, negative
@@ -294,7 +296,9 @@ def _blocking(g: Conv2dGeometry, dtype: np.dtype, source: int, target: int) -> B
     """For groups of ``source`` channels that are mapped to ``target`` channels."""
     lanes = simd.lanes(dtype)
     if g.ICG == 1 and g.OCG == 1 and g.G > 1:
-        return Blocking(lanes, lanes, 1, -(-g.G // lanes), lanes, lanes, 1, 1, (MIDDLE,))
+        blocks = min(-(-g.G // lanes), LANEWISE_BLOCKS)
+        group = blocks * lanes
+        return Blocking(lanes, lanes, 1, -(-g.G // group), group, group, 1, blocks, (MIDDLE,))
     width = lanes * (2 if target > lanes else 1)
     return Blocking(lanes, width, 0, g.G, source, target, source, -(-target // width), HEIGHTS)
 
@@ -302,7 +306,7 @@ def _blocking(g: Conv2dGeometry, dtype: np.dtype, source: int, target: int) -> B
 def _filter(g: Conv2dGeometry, cut: Blocking) -> Filter:
     """The weight as the forward pass sees it: lanes are output channels, and the sum is over input channels."""
     one = g.ICG * g.KH * g.KW  # elements of a filter
-    group = one * (cut.lanes if cut.elementwise else g.OCG)
+    group = one * (cut.target if cut.elementwise else g.OCG)
     if g.layout == "NCHW":
         return Filter(group, one, g.KH * g.KW, g.KW, 1)
     return Filter(group, one, 1, g.KW * g.ICG, g.ICG)
@@ -314,16 +318,16 @@ def _reach(phases: list[Axis]) -> tuple[int, int]:
     return min(offsets), max(offsets) - min(offsets) + 1
 
 
-def _band(rows: int, images: int, step: int, span: int, row_bytes: int) -> int:
+def _band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int) -> int:
     """Rows of a band: as many as fit into the cache, but few enough that there is work for many threads."""
     fit = (SLAB_BYTES // row_bytes - span) // step + 1
-    bands = -(-TASKS // images)
+    bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
     return max(1, min(rows, fit, max(-(-rows // bands), 2)))
 
 
 def _threads(tasks: int, g: Conv2dGeometry) -> int:
     """How many threads may share the tasks."""
-    return 1 if tasks and g.flops < SERIAL_FLOPS else tasks
+    return min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
 
 
 def _round_up(number: int, multiple: int) -> int:

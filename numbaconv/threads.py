@@ -68,7 +68,7 @@ def get_num_threads() -> int:
 
 def threads_for(tasks: int) -> int:
     """How many threads to cut ``tasks`` independent pieces of work over: 1 where threads are not to be used."""
-    return 1 if _forked else min(tasks, get_num_threads())
+    return 1 if tasks == 1 or _forked else min(tasks, get_num_threads())
 
 
 def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:

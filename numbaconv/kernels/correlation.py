@@ -133,10 +133,13 @@ def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
     for block in range(plan.blocks):
         channel = block * plan.width
         count = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+        if count <= 0:
+            break
+        lane = channel if plan.elementwise else 0  # where in a slab's pixel this block's channels begin
         to = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c
         for phase in range(len(phases)):
             for row in range(first, min(first + plan.band, phases[phase, 1])):
-                source = own + (row - first) * plan.in_h * plan.columns * plan.ICG
+                source = own + lane + (row - first) * plan.in_h * plan.columns * plan.ICG
                 oh = phases[phase, 0] + row * plan.out_h
                 target = to + oh * plan.y_h + phases[phase, 2] * plan.y_w
                 _correlate_row(

@@ -14,6 +14,12 @@ from numbaconv.jit import Kernel, device
 
 
 @device
+def _plane(images, plane, S):
+    """One plane of flat images. Loops over it start at 0, which spares them the question of negative indices."""
+    return images[plane * S : (plane + 1) * S]
+
+
+@device
 def _clear(values):
     for i in range(len(values)):
         values[i] = 0
@@ -36,15 +42,15 @@ def moments(x, mean, variance, sizes, workers):
         for c in range(worker * C // workers, (worker + 1) * C // workers):
             _clear(sums)
             for n in range(N):
-                plane = (n * C + c) * S
+                x_plane = _plane(x, n * C + c, S)
                 for s in range(S):
-                    sums[s] += x[plane + s]
+                    sums[s] += x_plane[s]
             center = _total(sums) / (N * S)
             _clear(sums)
             for n in range(N):
-                plane = (n * C + c) * S
+                x_plane = _plane(x, n * C + c, S)
                 for s in range(S):
-                    distance = x[plane + s] - center
+                    distance = x_plane[s] - center
                     sums[s] += distance * distance
             mean[c], variance[c] = center, _total(sums) / (N * S)
 
@@ -60,11 +66,10 @@ def gradient_moments(grad_y, x, mean, grad_mean, covariance, sizes, workers):
             _clear(sums)
             _clear(products)
             for n in range(N):
-                plane = (n * C + c) * S
+                x_plane, grad_plane = _plane(x, n * C + c, S), _plane(grad_y, n * C + c, S)
                 for s in range(S):
-                    sums[s] += grad_y[plane + s]
-                for s in range(S):
-                    products[s] += grad_y[plane + s] * (x[plane + s] - center)
+                    sums[s] += grad_plane[s]
+                    products[s] += grad_plane[s] * (x_plane[s] - center)
             grad_mean[c], covariance[c] = _total(sums) / (N * S), _total(products) / (N * S)
 
 
@@ -75,8 +80,9 @@ def scale_shift(x, center, scale, shift, y, sizes, workers):
     for worker in numba.prange(workers):
         for plane in range(worker * N * C // workers, (worker + 1) * N * C // workers):
             a, b, c = center[plane % C], scale[plane % C], shift[plane % C]
-            for i in range(plane * S, (plane + 1) * S):
-                y[i] = (x[i] - a) * b + c
+            x_plane, y_plane = _plane(x, plane, S), _plane(y, plane, S)
+            for s in range(S):
+                y_plane[s] = (x_plane[s] - a) * b + c
 
 
 @Kernel
@@ -86,5 +92,6 @@ def normalised_gradient(grad_y, x, center, scale, shift, slope, grad_x, sizes, w
     for worker in numba.prange(workers):
         for plane in range(worker * N * C // workers, (worker + 1) * N * C // workers):
             a, b, c, d = center[plane % C], scale[plane % C], shift[plane % C], slope[plane % C]
-            for i in range(plane * S, (plane + 1) * S):
-                grad_x[i] = (grad_y[i] - c - (x[i] - a) * d) * b
+            x_plane, y_plane, out = _plane(x, plane, S), _plane(grad_y, plane, S), _plane(grad_x, plane, S)
+            for s in range(S):
+                out[s] = (y_plane[s] - c - (x_plane[s] - a) * d) * b

@@ -138,20 +138,23 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
         for block in blocks:
             channel = block * plan.width
             count = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+            if count <= 0:
+                break
+            lane = channel if plan.elementwise else 0  # where in a slab's pixel this block's channels begin
             pack_slab(
                 z, n * plan.z_n + (g * plan.OCG + channel) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
                 count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, plan.width,
             )  # fmt: skip
             vectors = 2 if count > plan.lanes else 1
-            _sum_block(scratch, own, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles)
+            _sum_block(scratch, own, own + lane, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles)
 
 
 @routine
-def _sum_block(scratch, own, start, vectors, plan, runs, rows, windows, tiles):
+def _sum_block(scratch, own, slab, start, vectors, plan, runs, rows, windows, tiles):
     """Add one band's share to one packed block: all windows, all tiles."""
     for window in range(len(windows)):
         for k in range(len(tiles)):
-            source = own + windows[window, 0] + tiles[k, 0] * plan.row_pitch
+            source = slab + windows[window, 0] + tiles[k, 0] * plan.row_pitch
             to = start + (windows[window, 1] + tiles[k, 0]) * plan.width
             height = tiles[k, 1]
             if plan.elementwise:
