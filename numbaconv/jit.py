@@ -1,7 +1,8 @@
 """How the kernels are compiled: one function, compiled twice, and a cache that notices every change.
 
 Numba's own ``cache=True`` watches the file of the cached function alone, but a kernel is made of several modules that
-are inlined into each other. Here the stamp covers all of them, so that compiled code is never older than its source.
+are inlined into each other. Here the stamp covers all of them, so that compiled code is never older than its source. Compiled code is kept in
+``NUMBA_CACHE_DIR`` if that is set, else in ``__pycache__``, else in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -53,6 +54,14 @@ def _renamed(function: FunctionType, suffix: str) -> FunctionType:
     twin.__qualname__ = function.__qualname__ + suffix
     twin.__module__ = function.__module__
     return twin
+
+
+def cache_folder() -> Path | None:
+    """Where compiled kernels are kept, or None if no folder can be written and they are compiled in every process."""
+    try:
+        return Path(_Cache(_renamed).cache_path)
+    except (RuntimeError, OSError):
+        return None
 
 
 def _compiled(function: FunctionType, parallel: bool = False) -> Any:

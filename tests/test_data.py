@@ -48,9 +48,10 @@ def test_digits_are_complete_normalised_and_split_for_good():
 
 def test_digits_are_scikit_learns():
     datasets = pytest.importorskip("sklearn.datasets")
-    theirs, ours = datasets.load_digits(), data.open_source("digits").train
-    np.testing.assert_array_equal(ours.images[:, 0], theirs.images)
-    np.testing.assert_array_equal(ours.labels, theirs.target)
+    theirs, ours = datasets.load_digits(), data.open_source("digits")
+    for part, indices in zip((ours.train, ours.test), data.stratified_split(theirs.target), strict=True):
+        np.testing.assert_array_equal(part.images[:, 0], theirs.images[indices])
+        np.testing.assert_array_equal(part.labels, theirs.target[indices])
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------

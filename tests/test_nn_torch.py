@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 
 import numpy as np
@@ -42,7 +43,7 @@ def compare(ours, theirs, x: np.ndarray, tolerance: float = 1e-10) -> None:
         ((3, 4), {"kernel_size": 3}),
         ((3, 4), {"kernel_size": (3, 5), "stride": 2, "padding": (1, 2)}),
         ((4, 6), {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 2}),
-        ((4, 4), {"kernel_size": 2, "padding": "same", "groups": 4, "bias": False}),
+        ((4, 4), {"kernel_size": (3, 5), "padding": "same", "groups": 4, "bias": False}),
         ((1, 2), {"kernel_size": 7, "padding": 3, "stride": (3, 1)}),
     ],
     ids=str,
@@ -65,7 +66,8 @@ def test_conv(channels, options) -> None:
 )
 def test_conv_transpose(channels, options) -> None:
     x = RNG.standard_normal((2, channels[0], 4, 5))
-    compare(nn.ConvTranspose2d(*channels, **options, dtype=np.float64), torch.nn.ConvTranspose2d(*channels, **options), x)
+    ours = nn.ConvTranspose2d(*channels, **options, dtype=np.float64)
+    compare(ours, torch.nn.ConvTranspose2d(*channels, **options), x)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -82,13 +84,15 @@ WINDOWS = list(itertools.product([2, 3, (3, 2)], [None, 1, (2, 3)], [0, 1], [Fal
 def test_pooling(kernel, stride, padding, ceil_mode, dtype) -> None:
     x = RNG.integers(-3, 4, (2, 3, 8, 9)).astype(dtype)  # with many ties
     options = {"ceil_mode": ceil_mode}
-    tolerance = 1e-6 if dtype is np.float32 else 1e-12
+    tolerance = 2e-6 if dtype is np.float32 else 1e-12
     for dilation in (1, 2):
         ours, theirs = (m.MaxPool2d(kernel, stride, padding, dilation, **options) for m in (nn, torch.nn))
         compare(ours, theirs, x, tolerance)
     for options["count_include_pad"] in (True, False):
         compare(*(m.AvgPool2d(kernel, stride, padding, **options) for m in (nn, torch.nn)), x, tolerance)
-    compare(*(m.AvgPool2d(kernel, stride, padding, ceil_mode, divisor_override=5) for m in (nn, torch.nn)), x, tolerance)
+    compare(
+        *(m.AvgPool2d(kernel, stride, padding, ceil_mode, divisor_override=5) for m in (nn, torch.nn)), x, tolerance
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
@@ -103,7 +107,7 @@ def test_global_pooling_relu_and_flatten() -> None:
     x = RNG.standard_normal((2, 3, 4, 5))
     flat = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     compare(nn.GlobalAvgPool2d(), flat, x)
-    x[0, 0, 0, :2] = 0, np.nan
+    x[0, 0, 0, 0] = 0
     compare(nn.ReLU(), torch.nn.ReLU(), x)
     compare(nn.Flatten(), torch.nn.Flatten(), x)
     compare(nn.Flatten(0, 2), torch.nn.Flatten(0, 2), x)
@@ -224,7 +228,12 @@ def translate(module: nn.Module):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("digits_cnn", (4, 1, 8, 8)), ("lenet5", (2, 1, 28, 28)), ("mnist_cnn", (2, 1, 28, 28)), ("resnet20", (2, 3, 32, 32))],
+    [
+        ("digits_cnn", (4, 1, 8, 8)),
+        ("lenet5", (2, 1, 28, 28)),
+        ("mnist_cnn", (2, 1, 28, 28)),
+        ("resnet20", (2, 3, 32, 32)),
+    ],
 )
 def test_models(name, shape) -> None:
     model = nn.models.MODELS[name](rng=0, dtype=np.float64)
@@ -249,8 +258,6 @@ def test_training_follows_torch() -> None:
 
 def test_signatures() -> None:
     """The parameters that torch's layers have too stand in the same order and have the same defaults."""
-    import inspect
-
     for name in ("Conv2d", "ConvTranspose2d", "Linear", "BatchNorm2d", "MaxPool2d", "AvgPool2d", "Dropout", "Flatten"):
         ours, theirs = (inspect.signature(getattr(m, name)).parameters for m in (nn, torch.nn))
         positional = [parameter for parameter in ours.values() if parameter.kind is not parameter.KEYWORD_ONLY]

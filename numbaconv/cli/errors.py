@@ -14,8 +14,8 @@ class UsageError(Exception):
 def user_errors(*more: type[Exception]) -> Iterator[None]:
     """Where files of the user are read or written: what goes wrong in here is the user's to put right.
 
-    That is, an ``OSError``, a ``MemoryError``, a ``ValueError``, or what ``more`` names. Outside of it a ``ValueError`` is
-    a mistake of the program, and keeps its traceback.
+    That is, an ``OSError``, a ``MemoryError``, a ``ValueError``, or what ``more`` names. Outside of it a ``ValueError``
+    is a mistake of the program, and keeps its traceback.
     """
     try:
         yield

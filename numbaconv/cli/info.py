@@ -81,7 +81,7 @@ def threading_layer() -> str:
 
 def cache_folder() -> str:
     """Where compiled kernels are kept from one process to the next."""
-    folder = getattr(jit, "cache_folder", lambda: None)()
+    folder = getattr(jit, "cache_folder", lambda: "unknown")()
     return str(folder) if folder is not None else "not kept: no folder can be written"
 
 

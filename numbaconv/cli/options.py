@@ -58,19 +58,15 @@ def whole(low: int, high: int = LARGEST) -> Callable[[str], int]:
     return parse
 
 
-def real(low: float, high: float = math.inf, above: bool = False, below: bool = False) -> Callable[[str], float]:
-    """The type of an option that is a finite number from (``above``: above) ``low`` to (``below``: below) ``high``."""
-    rule = f"{'above' if above else 'from'} {low:g}" if high == math.inf else f"from {low:g} to below {high:g}"
-    if not below and high != math.inf:
-        rule = f"from {low:g} to {high:g}"
+def real(rule: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """The type of an option that is a finite number for which a rule holds."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        inside = math.isfinite(value) and (low < value or (low == value and not above))
-        if not inside or value > high or (below and value == high):
+        if not (math.isfinite(value) and holds(value)):
             raise argparse.ArgumentTypeError(f"must be a finite number {rule}, got {text!r}")
         return value
 
@@ -82,7 +78,7 @@ def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
         "train",
         help="train a model on images",
         description="Train a model on labelled images and save it. The learning rate falls to 0 along half a cosine.",
-        epilog="By default the model suits the images; epochs, batch size and learning rate suit the model.",
+        epilog="By default the model suits the images; epochs, batch size, learning rate and shift suit the model.",
         allow_abbrev=False,
     )
     command.set_defaults(run=train.run)
@@ -97,23 +93,25 @@ def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--model", choices=RECIPES, metavar="NAME", help=", ".join(RECIPES))
     add("--epochs", type=whole(1), metavar="N", help="how often every image is seen")
     add("--batch-size", type=whole(1), metavar="N", help="images a step")
-    add("--lr", type=real(0, above=True), metavar="X", help="the learning rate of the first epoch")
-    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="default: sgd, with momentum")
-    add("--momentum", type=real(0, 1, below=True), metavar="X", help="of sgd (default: 0.9)")
+    add("--lr", type=real("above 0", lambda lr: lr > 0), metavar="X", help="the learning rate at the start")
+    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="default: sgd, with Nesterov momentum")
+    add(
+        "--momentum",
+        type=real("from 0 to below 1", lambda momentum: 0 <= momentum < 1),
+        metavar="X",
+        help="of sgd (default: 0.9)",
+    )
     add(
         "--weight-decay",
-        type=real(0),
+        type=real("of at least 0", lambda decay: decay >= 0),
         metavar="X",
-        help="default: {}".format(
-            ", ".join(f"{settings.weight_decay:g} for {name}" for name, settings in OPTIMIZERS.items())
-        ),
+        help=f"default: {', '.join(f'{decay:g} for {name}' for name, decay in OPTIMIZERS.items())}",
     )
     add(
         "--shift",
-        type=real(0, 64),
-        default=1.0,
+        type=real("from 0 to 64", lambda shift: 0 <= shift <= 64),
         metavar="PIXELS",
-        help="shift training images at random by up to so much (default: %(default)g)",
+        help="shift training images at random by up to so many pixels, 0 for not at all",
     )
     _add_threads(command)
     add("--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="of all that is random (default: 0)")

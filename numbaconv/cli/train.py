@@ -67,13 +67,14 @@ def output_path(name: str, data: str) -> Path:
 def set_defaults(options: Namespace, data: Dataset) -> None:
     """Fill in what was not asked for with what suits the data, the model and the optimizer."""
     options.model = options.model or default_model(data.image_shape)
-    recipe, settings = RECIPES[options.model], OPTIMIZERS[options.optimizer]
+    recipe = RECIPES[options.model]
     defaults = {
         "epochs": recipe.epochs,
         "batch_size": recipe.batch_size,
-        "lr": recipe.lr if settings.lr is None else settings.lr,
-        "weight_decay": settings.weight_decay,
+        "lr": recipe.sgd_lr if options.optimizer == "sgd" else recipe.adam_lr,
+        "weight_decay": OPTIMIZERS[options.optimizer],
         "momentum": 0.9,
+        "shift": recipe.shift,
         "output": options.model + SUFFIXES[0 if find_spec("safetensors") else 1],
     }
     for name, value in defaults.items():
@@ -84,7 +85,8 @@ def set_defaults(options: Namespace, data: Dataset) -> None:
 def make_optimizer(options: Namespace) -> nn.Optimizer:
     """The optimizer that was asked for."""
     if options.optimizer == "sgd":
-        return nn.SGD(lr=options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
+        momentum = options.momentum
+        return nn.SGD(options.lr, momentum, weight_decay=options.weight_decay, nesterov=momentum > 0)
     kind = nn.Adam if options.optimizer == "adam" else nn.AdamW
     return kind(lr=options.lr, weight_decay=options.weight_decay)
 
@@ -92,12 +94,12 @@ def make_optimizer(options: Namespace) -> nn.Optimizer:
 def introduce(console: Console, data: Dataset, model: nn.Module, options: Namespace) -> None:
     """Say what is going to be trained on what."""
     console.print(
-        f"{data.name}: {len(data.train_labels):,} images to train on, {len(data.test_labels):,} to test with, "
-        f"{described(data.image_shape)}, {data.classes} classes"
+        f"{data.name}: {len(data.train_labels):,} + {len(data.test_labels):,} images to train and test with, "
+        f"{described(data.image_shape)}"
     )
     threads = numbaconv.get_num_threads()
     console.print(
-        f"{options.model}: {model.num_parameters:,} parameters, {options.optimizer}, learning rate {options.lr:g}, "
+        f"{options.model}: {model.num_parameters:,} parameters, {options.optimizer} with lr {options.lr:g}, "
         f"batch size {options.batch_size}, {threads} thread{'s' if threads > 1 else ''}"
     )
 

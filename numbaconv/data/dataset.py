@@ -194,22 +194,9 @@ def stratified_split(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def _parts(source: Source) -> tuple[Samples, Samples]:
-    """The labelled training and test part of a source, split off where there is no test part."""
-    train, test = source.train, source.test
-    if train is None:
-        raise ValueError(f"{source.name}: has a test part only, and nothing to train on")
-    if test is None:
-        return _split(train, train.known_labels())
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise ValueError(
-            f"{source.name}: the training images are {train.images.shape[1:]}, the test images {test.images.shape[1:]} "
-            "(channels, height, width): they must be alike"
-        )
-    return train, test
-
-
-def _split(samples: Samples, labels: np.ndarray) -> tuple[Samples, Samples]:
+def split_off_test_part(samples: Samples) -> tuple[Samples, Samples]:
+    """A training and a test part, of samples that have labels."""
+    labels = samples.known_labels()
     train, test = stratified_split(labels)
     if not len(test):
         raise ValueError(f"{samples.where}: no class has two images, so no test part can be split off")
@@ -217,6 +204,21 @@ def _split(samples: Samples, labels: np.ndarray) -> tuple[Samples, Samples]:
         Samples(samples.images[train], labels[train], samples.where),
         Samples(samples.images[test], labels[test], samples.where),
     )
+
+
+def _parts(source: Source) -> tuple[Samples, Samples]:
+    """The labelled training and test part of a source, split off where there is no test part."""
+    train, test = source.train, source.test
+    if train is None:
+        raise ValueError(f"{source.name}: has a test part only, and nothing to train on")
+    if test is None:
+        return split_off_test_part(train)
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise ValueError(
+            f"{source.name}: the training images are {train.images.shape[1:]}, the test images {test.images.shape[1:]} "
+            "(channels, height, width): they must be alike"
+        )
+    return train, test
 
 
 def _scale(images: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from numbaconv.data.dataset import Dataset
+from numbaconv.data.dataset import Dataset, split_off_test_part
 from numbaconv.data.npz import read_npz
 from numbaconv.data.source import Source
 
@@ -35,5 +35,6 @@ def load_digits() -> Dataset:
 
 
 def digits_source() -> Source:
-    """The digits as they are stored, with the split in its two parts not yet made."""
-    return replace(read_npz(Path(__file__).with_name("digits.npz")), name="digits", scale=16.0)
+    """The digits as they are stored, in their two parts."""
+    stored = read_npz(Path(__file__).with_name("digits.npz")).all_or_test()
+    return Source("digits", *split_off_test_part(replace(stored, where="digits")), scale=16.0)

@@ -14,8 +14,9 @@ from numbaconv.nn.module import Module, Parameter
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.optim import SGD, Adam, AdamW, Optimizer
 from numbaconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from numbaconv.nn.records import Epoch, Evaluation, Progress
 from numbaconv.nn.serialization import load_model, load_state, save_model
-from numbaconv.nn.trainer import Epoch, Evaluation, Progress, Trainer
+from numbaconv.nn.trainer import Trainer
 
 __all__ = [
     "Adam",

@@ -19,7 +19,7 @@ def parameter_dtype(dtype: Any) -> np.dtype:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if dtype is None or found not in FLOATS:
+    if dtype is None or found is None or found not in FLOATS:  # numpy takes None for float64
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
     return found
 
@@ -32,9 +32,10 @@ def dense(value: Any, name: str, ndim: int | None = None, shapes: str = "") -> n
     array = float_array(value, name)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimensions {shapes}, got {array.ndim}: shape {array.shape}")
-    dtype = np.dtype(np.float64) if array.dtype.itemsize == 8 else np.dtype(np.float32)
-    # Read-only arrays are another type to Numba: a copy now is cheaper than a second compilation.
-    return np.require(array, dtype, ["C", "W"])
+    if array.flags.carray and array.dtype in FLOATS:
+        return array
+    # Read-only and unaligned arrays are other types to Numba: a copy now is cheaper than a second compilation.
+    return np.require(array, FLOATS[array.dtype.itemsize == 8], ["C", "W", "A"])
 
 
 def images(value: Any, name: str = "x") -> np.ndarray:

@@ -13,7 +13,7 @@ from numbaconv.nn.module import Module, Parameter
 from numbaconv.threads import launch, threads_for
 
 #: Fewer pixels than this are normalised by the calling thread alone.
-_PIXELS_WORTH_A_THREAD = 1 << 14
+_PIXELS_WORTH_A_THREAD = 1 << 16
 
 
 class BatchNorm2d(Module):

@@ -14,7 +14,7 @@ from numbaconv.nn.module import Module
 from numbaconv.threads import launch, threads_for
 
 #: Fewer pixels than this are pooled by the calling thread alone.
-_PIXELS_WORTH_A_THREAD = 1 << 14
+_PIXELS_WORTH_A_THREAD = 1 << 16
 #: Where a window's maximum lies in its plane is kept in 32 bits.
 _LARGEST_PLANE = 2**31 - 1
 
@@ -38,7 +38,7 @@ class _Pool2d(Module):
         self.ceil_mode = bool(ceil_mode)
         for K, P, D in zip(self.kernel_size, self.padding, self.dilation, strict=True):
             span = _span(K, D)
-            if P + P > span:
+            if span < 2 * P:
                 raise ValueError(f"padding={P} must be at most half of the window, which spans {span} pixels")
 
     def _sizes(self, x: np.ndarray) -> PoolSizes:

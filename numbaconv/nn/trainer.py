@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,45 +13,7 @@ from numbaconv.geometry import integer
 from numbaconv.nn.losses import CrossEntropyLoss, Loss
 from numbaconv.nn.module import Module
 from numbaconv.nn.optim import Optimizer
-
-
-class Evaluation(NamedTuple):
-    """How well a model does on some images."""
-
-    #: The mean over all images.
-    loss: float
-    #: The share of images whose largest output is that of their label; None where the targets are no labels.
-    accuracy: float | None
-
-
-class Progress(NamedTuple):
-    """Where an epoch stands after a batch."""
-
-    #: Epoch and batch, both from 1, and their numbers.
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    #: Images seen in this epoch, and mean loss and accuracy over them.
-    images: int
-    loss: float
-    accuracy: float | None
-
-
-class Epoch(NamedTuple):
-    """What came of an epoch."""
-
-    #: From 1.
-    epoch: int
-    #: Mean loss and accuracy over the epoch, each batch measured just before the step that it leads to.
-    loss: float
-    accuracy: float | None
-    #: Of the validation data after the epoch, None without such data.
-    validation_loss: float | None
-    validation_accuracy: float | None
-    #: The time that the training of this epoch took, without validation, and the images trained in a second of it.
-    seconds: float
-    images_per_second: float
+from numbaconv.nn.records import Epoch, Evaluation, Progress, Tally
 
 
 class Trainer:
@@ -95,7 +57,9 @@ class Trainer:
         loss = CrossEntropyLoss() if loss is None else loss
         for name, value, kind in (("model", model, Module), ("optimizer", optimizer, Optimizer), ("loss", loss, Loss)):
             if not isinstance(value, kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, got {value!r} ({type(value).__name__})")
+                raise TypeError(
+                    f"{name} must be an instance of nn.{kind.__name__}, got {value!r} ({type(value).__name__})"
+                )
         optimizer.bind(model.parameters())
         self.model = model
         self.optimizer = optimizer
@@ -215,7 +179,7 @@ class Trainer:
             The data are empty, or do not fit each other, the model or the loss.
         """
         x, y = _check_data(x, y)
-        tally = _Tally()
+        tally = Tally()
         predictions = self.predict(x, batch_size)
         for batch in _batches(np.arange(len(x)), batch_size):
             tally.add(self.loss.forward(predictions[batch], y[batch]), predictions[batch], y[batch])
@@ -263,7 +227,7 @@ class Trainer:
     ) -> Evaluation:
         """Train once on all images in this order."""
         self.model.train()
-        tally = _Tally()
+        tally = Tally()
         batches = _batches(order, batch_size)
         for i, batch in enumerate(batches, 1):
             loss, prediction = self._step(x[batch], y[batch])
@@ -277,7 +241,7 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):
             prediction = self.model.forward(self._cast(x))
             loss = self.loss.forward(prediction, y)
-            self.model.zero_grad()
+            self.optimizer.zero_grad()
             self.model.require_input_grad(False)
             try:
                 self.model.backward(self.loss.backward())
@@ -293,29 +257,6 @@ class Trainer:
         """Raise before anything is trained if model, images, targets and loss do not fit each other."""
         output = self.predict(x[:batch_size], batch_size)
         self.loss.check_target(y, (len(x), *output.shape[1:]))
-
-
-class _Tally:
-    """Mean loss and accuracy over batches of different sizes."""
-
-    def __init__(self) -> None:
-        self.images, self._loss, self._right = 0, 0.0, 0
-        self._labelled = True
-
-    def add(self, loss: float, prediction: np.ndarray, target: np.ndarray) -> None:
-        self.images += len(target)
-        self._loss += loss * len(target)
-        self._labelled &= target.dtype.kind in "iu" and prediction.ndim == 2
-        if self._labelled:
-            self._right += int(np.count_nonzero(prediction.argmax(1) == target))
-
-    @property
-    def loss(self) -> float:
-        return self._loss / self.images
-
-    @property
-    def accuracy(self) -> float | None:
-        return self._right / self.images if self._labelled else None
 
 
 def _batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -1,8 +1,15 @@
-"""The reference against numbers worked by hand, against what linearity demands, and against PyTorch if it is there."""
+"""The public functions against numbers worked by hand, what linearity demands, and PyTorch if it is there.
+
+Every test runs twice: for the reference and for the compiled functions, which take the same arguments and refuse the
+same ones with the same words.
+"""
 
 from __future__ import annotations
 
 import inspect
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,15 +17,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import numbaconv
 from numbaconv import reference
-from numbaconv.reference import (
-    conv2d,
-    conv2d_backward,
-    conv2d_input,
-    conv2d_output_size,
-    conv2d_weight,
-    conv_transpose2d,
-)
+
+NAMES = ["conv2d", "conv2d_backward", "conv2d_input", "conv2d_output_size", "conv2d_weight", "conv_transpose2d"]
+# Set anew for each face; named here for those who read.
+conv2d: Any
+conv2d_backward: Any
+conv2d_input: Any
+conv2d_output_size: Any = reference.conv2d_output_size
+conv2d_weight: Any
+conv_transpose2d: Any
+
+
+@pytest.fixture(scope="module", autouse=True, params=[reference, numbaconv], ids=["reference", "compiled"])
+def face(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The module whose functions the names above stand for."""
+    for name in NAMES:
+        setattr(sys.modules[__name__], name, getattr(request.param, name))
+    yield request.param
+
 
 # One image and one kernel for all that is worked by hand:
 #     1 2 3
@@ -233,9 +251,14 @@ def test_positional_parameters_are_torchs() -> None:
     np.testing.assert_array_equal(conv_transpose2d(ROW, KERNEL, bias, 1, 0, 0, 1, 2), image([[2, 11, 3, 21, 4, 31]]))
 
 
-def test_output_size_is_public_here_too() -> None:
+def test_output_size_by_hand(face: ModuleType) -> None:
     assert conv2d_output_size((28, 30), 3, 2, 1, 2) == (13, 14)  # (28 + 2 - 4 - 1) // 2 + 1, (30 + 2 - 4 - 1) // 2 + 1
-    assert "conv2d_output_size" in reference.__all__
+    assert "conv2d_output_size" in face.__all__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_has_the_signatures_of_the_compiled_functions(name: str) -> None:
+    assert inspect.signature(getattr(reference, name)) == inspect.signature(getattr(numbaconv, name))
 
 
 # --- dtypes, memory, empty batches ------------------------------------------------------------------------------------
@@ -277,7 +300,8 @@ def test_overflow_is_infinite_and_silent() -> None:
     assert conv2d(huge, huge).item() == np.inf
 
 
-def test_padding_is_skipped_not_multiplied_by() -> None:
+def test_reference_skips_padding_rather_than_multiplying_by_it() -> None:
+    conv2d = reference.conv2d
     weight = image([[np.inf, 1]])
     assert conv2d(image([[2]]), weight, padding=((0, 0), (1, 0))).item() == 2
     assert np.isnan(conv2d(image([[0, 2]]), weight).item())  # a zero of the image is a number as any other
@@ -459,10 +483,10 @@ def test_conv_transpose2d_against_torch(torch: Any, case: Any, data: st.DataObje
     np.testing.assert_array_equal(conv_transpose2d(dz, w, bias, **parameters), expected.numpy())
 
 
-def test_parameters_of_the_gradients_are_torchs(torch: Any) -> None:
+def test_parameters_of_the_gradients_are_torchs(torch: Any, face: ModuleType) -> None:
     for name in ("conv2d_input", "conv2d_weight"):
         theirs = list(inspect.signature(getattr(torch.nn.grad, name)).parameters)
-        assert list(inspect.signature(getattr(reference, name)).parameters)[: len(theirs)] == theirs
+        assert list(inspect.signature(getattr(face, name)).parameters)[: len(theirs)] == theirs
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -472,6 +496,8 @@ READ_ONLY = np.zeros((1, 1, 2, 2))
 READ_ONLY.flags.writeable = False
 # A stride that reaches far: its input gradient would be 2**62 elements large.
 FAR = 2**31 - 1
+
+OVERLAPPING = np.lib.stride_tricks.as_strided(np.zeros(102), (1, 1, 2, 2), (816, 816, 8, 8))
 
 ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: conv2d(X.tolist(), W), TypeError, r"input must be a numpy\.ndarray, got list: convert it"),
@@ -488,6 +514,17 @@ ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: conv2d(X[:, :, :0], W), ValueError, "every size must be at least 1"),
     (lambda: conv2d(X, W, stride=0), ValueError, "stride must be from 1 .* got 0"),
     (lambda: conv2d(X, W, stride=True), TypeError, "stride must be an integer, got True"),
+    (lambda: conv2d(X, W, stride=(1, True)), TypeError, "stride must be an integer, got True"),
+    (lambda: conv2d(X, W, stride=(1, 1.0)), TypeError, "stride must be an integer, got 1.0"),
+    (lambda: conv2d(X, W, stride=np.array(2)), TypeError, "stride must be an integer or a pair of them"),
+    (lambda: conv2d(X, W, stride=b"\x01\x02"), TypeError, "stride must be an integer or a pair of them"),
+    (lambda: conv2d(X, W, stride=2**31), ValueError, "stride must be from 1 to 2147483647, got 2147483648"),
+    (lambda: conv2d(X, W, dilation=None), TypeError, "dilation must be an integer or a pair of them, got None"),
+    (lambda: conv2d(X, W, groups=1.0), TypeError, "groups must be an integer, got 1.0"),
+    (lambda: conv2d(X, W, layout=np.zeros(2)), ValueError, "is unknown: it is"),
+    (lambda: conv2d(np.ma.masked_array(X, X > 3), W), TypeError, "input is a masked array"),
+    (lambda: conv2d(X, W, out=np.ma.zeros((1, 1, 2, 2))), TypeError, "out is a masked array"),
+    (lambda: conv2d(X, W, out=OVERLAPPING), ValueError, "out overlaps itself"),
     (lambda: conv2d(X, W, stride=1.0), TypeError, "stride must be an integer or a pair of them, got 1.0"),
     (lambda: conv2d(X, W, padding=-1), ValueError, "padding must be from 0 .* got -1"),
     (lambda: conv2d(X, W, padding="full"), ValueError, "padding='full' is unknown"),
@@ -547,8 +584,12 @@ def test_nothing_is_written_where_an_argument_is_bad() -> None:
     assert (out == 7).all()
 
 
-def test_winograd_is_taken_where_it_serves() -> None:
+def test_reference_takes_winograd_where_it_serves() -> None:
     for padding in (0, 1, "same"):
-        expected = conv2d(X, X, padding=padding)
-        np.testing.assert_array_equal(conv2d(X, X, padding=padding, algorithm="winograd"), expected)
-    np.testing.assert_array_equal(conv_transpose2d(X, X, algorithm="winograd"), conv_transpose2d(X, X))
+        expected = reference.conv2d(X, X, padding=padding)
+        np.testing.assert_array_equal(reference.conv2d(X, X, padding=padding, algorithm="winograd"), expected)
+
+
+def test_winograd_has_no_kernels_yet() -> None:
+    with pytest.raises(ValueError, match="no kernels in this version"):
+        numbaconv.conv2d(X, X, padding=1, algorithm="winograd")
