@@ -1,4 +1,4 @@
-"""Fail unless the last line of FILE that speaks of accuracy says at least so many per cent: accuracy.py FILE PERCENT."""
+"""Fail unless the last accuracies that FILE speaks of are high enough: accuracy.py FILE PERCENT."""
 
 import re
 import sys

@@ -81,7 +81,7 @@ def output_array(out: Any, shape: Shape, dtype: np.dtype, *inputs: np.ndarray | 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:  # strides so odd that nobody can tell: better refused than wrong
         return True
 

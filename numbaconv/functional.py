@@ -81,8 +81,8 @@ def conv2d(
     Returns
     -------
     ndarray
-        ``(N, OC, OH, OW)``, or ``(N, OH, OW, OC)`` for NHWC, of dtype ``numpy.result_type`` of all arrays given. float16
-        is computed in float32 and rounded once. The bits do not depend on the number of threads.
+        ``(N, OC, OH, OW)``, or ``(N, OH, OW, OC)`` for NHWC, of dtype ``numpy.result_type`` of all arrays given.
+        float16 is computed in float32 and rounded once. The bits do not depend on the number of threads.
 
     Raises
     ------

@@ -157,7 +157,7 @@ class Conv2dGeometry:
         if weight_IC != IC:
             raise ValueError(
                 f"input has {IC} channels, but weight {weight_shape} takes {weight_IC} "
-                "(the weight of a transposed convolution is (IC, OC/groups, KH, KW), or (IC, KH, KW, OC/groups) for NHWC)"
+                "(the weight of a transposed convolution is (IC, OC/groups, KH, KW), for NHWC (IC, KH, KW, OC/groups))"
             )
         _check_divisible("IC, the input channels,", IC, G)
         if isinstance(padding, str):
@@ -305,9 +305,7 @@ def pads(padding: Any, image: Pair, kernel: Pair, stride: Pair, dilation: Pair) 
     if isinstance(padding, int | np.integer):
         one = integer(padding, "padding", 0)
         return (one, one), (one, one)
-    rows, columns = _two(
-        padding, "padding", 'an int, (PH, PW), ((top, bottom), (left, right)), "valid" or "same"'
-    )
+    rows, columns = _two(padding, "padding", 'an int, (PH, PW), ((top, bottom), (left, right)), "valid" or "same"')
     return pair(rows, "padding", 0), pair(columns, "padding", 0)
 
 

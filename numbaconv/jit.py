@@ -1,18 +1,19 @@
 """How the kernels are compiled: one function, compiled twice, and a cache that notices every change.
 
 Numba's own ``cache=True`` watches the file of the cached function alone, but a kernel is made of several modules that
-are inlined into each other. Here the stamp covers all of them, so that compiled code is never older than its source. Compiled code is kept in
-``NUMBA_CACHE_DIR`` if that is set, else in ``__pycache__``, else in the user's cache folder.
+are inlined into each other. Here the stamp covers all of them, so that compiled code is never older than its source.
+Compiled code is kept in ``NUMBA_CACHE_DIR`` if that is set, else in ``__pycache__``, else in the user's cache folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 from numba.core import caching
@@ -29,7 +30,7 @@ class Kernel:
     compute is the same to the bit, because a kernel's work is cut in the same way for both.
     """
 
-    def __init__(self, function: FunctionType) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.__doc__ = function.__doc__
         self.name = function.__name__
         self.serial = _compiled(function)
@@ -43,12 +44,12 @@ class Kernel:
 device = numba.njit(inline="always", **_OPTIONS)
 
 
-def routine(function: Callable) -> Callable:
+def routine(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator for a step that is too large to be inlined everywhere; called from kernels only."""
     return numba.njit(**_OPTIONS)(function)
 
 
-def _renamed(function: FunctionType, suffix: str) -> FunctionType:
+def _renamed(function: Any, suffix: str) -> FunctionType:
     """The same function under another name, so that both forms have cache files of their own."""
     twin = FunctionType(function.__code__, function.__globals__, function.__name__ + suffix, function.__defaults__)
     twin.__qualname__ = function.__qualname__ + suffix
@@ -64,13 +65,11 @@ def cache_folder() -> Path | None:
         return None
 
 
-def _compiled(function: FunctionType, parallel: bool = False) -> Any:
+def _compiled(function: Callable[..., Any], parallel: bool = False) -> Any:
     dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
     if dispatcher is not function:  # NUMBA_DISABLE_JIT leaves the function as it is
-        try:
+        with suppress(RuntimeError, OSError):  # no folder can be written: compile in every process
             dispatcher._cache = _Cache(function)
-        except (RuntimeError, OSError):
-            pass  # no folder can be written: compile in every process
     return dispatcher
 
 
@@ -99,7 +98,7 @@ class _UserWide(_Stamped, caching.UserWideCacheLocator): ...
 
 
 class _CacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_UserProvided, _InTree, _UserWide]
+    _locator_classes: ClassVar = [_UserProvided, _InTree, _UserWide]
 
 
 class _Cache(caching.FunctionCache):

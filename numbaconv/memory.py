@@ -46,7 +46,7 @@ def scratch(dtype: np.dtype, size: int) -> np.ndarray:
 
     Valid until the same Python thread asks again.
     """
-    arrays: dict[np.dtype, np.ndarray] = _kept.__dict__
+    arrays: dict[str, np.ndarray] = _kept.__dict__
     array = arrays.get(dtype.char)
     if array is None or array.size < size:
         memory = np.empty(size * dtype.itemsize + CACHE_LINE, np.uint8)

@@ -1,7 +1,7 @@
 """How a convolution is run: which taps meet which pixels, how the work is cut, how large the tiles are.
 
-The only place where heuristics live. A plan is made once for a geometry, a dtype and the memory order of the arrays, and
-kept. Nothing in it depends on the number of threads.
+The only place where heuristics live. A plan is made once for a geometry, a dtype and the memory order of the arrays,
+and kept. Nothing in it depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ class Plan:
     kernel: Kernel
     numbers: np.recarray
     tables: tuple[np.ndarray, ...]
-    #: Elements of scratch memory: those shared by all threads, and those of each.
+    #: Elements of scratch memory: those that all threads share, and those of each.
     shared: int
     own: int
     #: How many threads may share the work; 0 if there is none.
     threads: int
     #: Some elements of the result are reached by no tap, and must be filled before the kernel runs.
-    fill: bool = False
+    fill: bool
 
 
 class Axis(NamedTuple):
     """One axis of a correlation, for the pixels of one phase.
 
-    Pixel ``q`` of the phase is target pixel ``first + q * stride`` (the stride of the phases: 1 where there is but one).
+    Pixel ``q`` of the phase is target pixel ``first + q * stride`` (the phases' stride: 1 where there is but one).
     Tap ``k`` finds it at source pixel ``q * step + offset``, for each ``(k, offset)`` of ``taps``, ordered by offset.
     """
 
     first: int
-    count: int
+    pixels: int
     taps: tuple[tuple[int, int], ...]
 
 
@@ -173,7 +173,7 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
     runs = [(row * g.SH * slab_columns * pixel, row * g.OW * cut.width, g.OW) for row in range(band)]
     tables = (_table(taps, 2), _table(runs, 3), _table(windows, 2), _table(tiles, 3))
     fill = len(taps) < g.KH * g.KW
-    return Plan(weight_gradient, numbers, tables, int(numbers[0].slabs), int(numbers[0].own), _threads(int(numbers[0].tasks), g), fill)
+    return _plan(weight_gradient, numbers, tables, g, fill)
 
 
 def forward_axis(image: int, kernel: int, stride: int, before: int, dilation: int, output: int) -> Axis:
@@ -194,10 +194,10 @@ def backward_axes(image: int, kernel: int, stride: int, before: int, dilation: i
         taps_of.setdefault(first, []).append((k, (first + before - k * dilation) // stride))
     phases = []
     for first, taps in sorted(taps_of.items()):
-        count = -(-(image - first) // stride)
-        live = _live(taps, 1, count, output)
-        if count > 0 and live:
-            phases.append(Axis(first, count, live))
+        pixels = -(-(image - first) // stride)
+        live = _live(taps, 1, pixels, output)
+        if pixels > 0 and live:
+            phases.append(Axis(first, pixels, live))
     return phases
 
 
@@ -220,8 +220,8 @@ def _correlation(
     """The plan of a forward pass or an input gradient, described as a correlation of ``source`` into ``target``."""
     top, span = _reach(row_phases)
     left, span_w = _reach(column_phases)
-    most_rows = max((phase.count for phase in row_phases), default=0)
-    most_columns = max((phase.count for phase in column_phases), default=0)
+    most_rows = max((phase.pixels for phase in row_phases), default=0)
+    most_columns = max((phase.pixels for phase in column_phases), default=0)
     slab_columns = max(1, (most_columns - 1) * step[1] + span_w)
     pixel = cut.source  # elements of a slab's pixel
 
@@ -240,9 +240,9 @@ def _correlation(
                     else:
                         runs.append([offset, len(taps) * cut.reduced * cut.width, cut.reduced])
                     taps.append(kh * weight.row + kw * weight.column)
-            tiles += cover(columns.count, cut.width // cut.lanes, cut.heights)
+            tiles += cover(columns.pixels, cut.width // cut.lanes, cut.heights)
             ends = first_run, len(runs), first_tile, len(tiles)
-            phases.append((rows.first, rows.count, columns.first, columns.count, *ends))
+            phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *ends))
 
     block_size = len(taps) * cut.reduced * cut.width
     band = _band(g, most_rows, g.N * cut.G, step[0], span, slab_columns * pixel * dtype.itemsize)
@@ -262,9 +262,9 @@ def _correlation(
         tasks=g.N * cut.G * bands,
     )  # fmt: skip
     tables = (_table(taps, 0), _table(runs, 3), _table(phases, 8), _table(tiles, 3))
-    reached = sum(rows.count for rows in row_phases) * sum(columns.count for columns in column_phases)
+    reached = sum(rows.pixels for rows in row_phases) * sum(columns.pixels for columns in column_phases)
     fill = reached < target.H * target.W
-    return Plan(correlate, numbers, tables, int(numbers[0].slabs), int(numbers[0].own), _threads(int(numbers[0].tasks), g), fill)
+    return _plan(correlate, numbers, tables, g, fill)
 
 
 def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:
@@ -325,9 +325,10 @@ def _band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_b
     return max(1, min(rows, fit, max(-(-rows // bands), 2)))
 
 
-def _threads(tasks: int, g: Conv2dGeometry) -> int:
-    """How many threads may share the tasks."""
-    return min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
+def _plan(kernel: Kernel, numbers: np.recarray, tables: Any, g: Conv2dGeometry, fill: bool) -> Plan:
+    tasks = int(numbers[0].tasks)
+    threads = min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
+    return Plan(kernel, numbers, tables, int(numbers[0].slabs), int(numbers[0].own), threads, fill)
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -1,11 +1,11 @@
 """A register tile for Numba: the vector vocabulary in which the kernels are written.
 
-A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by :func:`zeros`
-or :func:`spread`, grows by :func:`outer` or :func:`hadamard`, and ends in :func:`store` or :func:`add`. Arrays are flat,
-positions in them are counted in elements.
+A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
+:func:`zeros` or :func:`spread`, grows by :func:`outer` or :func:`hadamard`, and ends in :func:`store` or :func:`add`.
+:func:`copy` and :func:`clear` move memory. Arrays are flat, positions in them are counted in elements.
 
 Every word stands here twice. The Python function says what it *means*, in NumPy, and is what runs under
-``NUMBA_DISABLE_JIT=1``; the lowering below it says what it *compiles to*, in LLVM. This is the only file that knows LLVM.
+``NUMBA_DISABLE_JIT=1``; the lowering below it says what it *compiles to*, in LLVM. No other file knows LLVM.
 
 The number of lanes follows the CPU that Numba compiles for: 512-bit vectors with AVX-512, 256-bit ones with AVX2,
 128-bit ones on NEON and everything else.
@@ -50,7 +50,7 @@ def lanes(dtype: Any) -> int:
     return VECTOR_BYTES // np.dtype(dtype).itemsize
 
 
-# --- What the words mean -----------------------------------------------------------------------------------------------
+# --- What the words mean --------------------------------------------------------------------------------------------
 
 
 def zeros(rows: int, vectors: int, like: np.ndarray) -> Any:
@@ -88,7 +88,7 @@ def add(tile: Any, array: np.ndarray, start: int, pitch: int) -> None:
 
 
 def copy(to: np.ndarray, i: int, i_step: int, source: np.ndarray, j: int, j_step: int, count: int) -> None:
-    """Copy elements that lie some steps apart: ``to[i + k * i_step] = source[j + k * j_step]`` for k below ``count``."""
+    """Copy elements that lie some steps apart: ``to[i + k * i_step] = source[j + k * j_step]``, ``count`` of them."""
     for k in range(count):
         _cut(to, i + k * i_step, 1)[:] = _cut(source, j + k * j_step, 1)
 
@@ -105,7 +105,7 @@ def _cut(array: np.ndarray, start: int, count: int) -> np.ndarray:
     return array[start : start + count]
 
 
-# --- What they compile to ----------------------------------------------------------------------------------------------
+# --- What they compile to -------------------------------------------------------------------------------------------
 
 
 class Tile(types.Type):
@@ -308,4 +308,3 @@ class _Code:
         signature = ir.FunctionType(self.vector, [self.vector] * 3)
         name = f"{_FUSED}.v{self.tile.lanes}f{self.tile.dtype.bitwidth}"
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), [a, b, c])
-

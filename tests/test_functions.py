@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -22,20 +21,20 @@ from numbaconv import reference
 
 NAMES = ["conv2d", "conv2d_backward", "conv2d_input", "conv2d_output_size", "conv2d_weight", "conv_transpose2d"]
 # Set anew for each face; named here for those who read.
-conv2d: Any
-conv2d_backward: Any
-conv2d_input: Any
+conv2d: Any = reference.conv2d
+conv2d_backward: Any = reference.conv2d_backward
+conv2d_input: Any = reference.conv2d_input
 conv2d_output_size: Any = reference.conv2d_output_size
-conv2d_weight: Any
-conv_transpose2d: Any
+conv2d_weight: Any = reference.conv2d_weight
+conv_transpose2d: Any = reference.conv_transpose2d
 
 
 @pytest.fixture(scope="module", autouse=True, params=[reference, numbaconv], ids=["reference", "compiled"])
-def face(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+def face(request: pytest.FixtureRequest) -> ModuleType:
     """The module whose functions the names above stand for."""
     for name in NAMES:
         setattr(sys.modules[__name__], name, getattr(request.param, name))
-    yield request.param
+    return request.param
 
 
 # One image and one kernel for all that is worked by hand:

@@ -43,9 +43,7 @@ def test_im2col_equals_the_reference(descriptor: str, layout: Layout) -> None:
     x, w, dy = (rng.integers(-4, 5, shape).astype(float) for shape in shapes)
     baseline = Im2col(geometry)
     how = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    np.testing.assert_array_equal(
-        baseline.forward(x, w), reference.conv2d(x, w, None, *how, layout=layout)
-    )
+    np.testing.assert_array_equal(baseline.forward(x, w), reference.conv2d(x, w, None, *how, layout=layout))
     np.testing.assert_array_equal(
         baseline.grad_input(w, dy), reference.conv2d_input(x.shape, w, dy, *how, layout=layout)
     )

@@ -81,7 +81,7 @@ def threading_layer() -> str:
 
 def cache_folder() -> str:
     """Where compiled kernels are kept from one process to the next."""
-    folder = getattr(jit, "cache_folder", lambda: "unknown")()
+    folder = jit.cache_folder()
     return str(folder) if folder is not None else "not kept: no folder can be written"
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numba
+
 import numbaconv
 from numbaconv.cli.errors import UsageError
 
 
 def use_threads(threads: int | None) -> None:
     """Use so many threads; None leaves the setting as it is."""
-    if threads is not None:
-        try:
-            numbaconv.set_num_threads(threads)
-        except ValueError as error:
-            raise UsageError(f"--threads {threads}: {error}") from error
+    if threads is None:
+        return
+    most = numba.config.NUMBA_NUM_THREADS
+    if threads > most:
+        raise UsageError(
+            f"--threads must be from 1 to {most}, got {threads}: the environment variable NUMBA_NUM_THREADS allows more"
+        )
+    numbaconv.set_num_threads(threads)

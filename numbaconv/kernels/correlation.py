@@ -1,9 +1,9 @@
 """The direct forward pass and the direct input gradient: one kernel, for they are one sum.
 
-Both correlate an image with some taps of the weights. The forward pass takes all taps for every output pixel. The input
-gradient of a strided convolution takes, for the pixels of one *phase* (those that agree modulo the stride), only the taps
-that reach them, and finds its source pixels next to each other: dense again, with no zero inserted and none multiplied.
-So the forward pass is the case of a single phase.
+Both correlate an image with some taps of the weights. The forward pass takes all taps for every output pixel. The
+input gradient of a strided convolution takes, for the pixels of one *phase* (those that agree modulo the stride), only
+the taps that reach them, and finds its source pixels next to each other: dense again, with no zero inserted and none
+multiplied. So the forward pass is the case of a single phase.
 
 The work is cut into tasks, a band of rows of one group of one image each::
 
@@ -22,11 +22,10 @@ from __future__ import annotations
 from numba import prange
 
 from numbaconv.jit import Kernel, device, routine
-from numbaconv.kernels.records import record
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
+from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import hadamard, spread, store
-
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 CORRELATION = record(
@@ -167,7 +166,9 @@ def _correlate_row(y, target, scratch, source, stage, block, count, plan, runs, 
         if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
             _correlate_tile(y, at, pitch, scratch, pixels, block, vectors, height, plan, runs, first, last)
         else:
-            _correlate_tile(scratch, stage, plan.width, scratch, pixels, block, vectors, height, plan, runs, first, last)
+            _correlate_tile(
+                scratch, stage, plan.width, scratch, pixels, block, vectors, height, plan, runs, first, last
+            )
             unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch)
 
 
@@ -200,7 +201,5 @@ def _correlate_tile(to, at, step, scratch, source, block, vectors, height, plan,
 
 @device
 def _sum(tile, to, at, step, scratch, source, weights, plan, runs, first, last):
-    tile = accumulate(
-        tile, scratch, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.width, runs, first, last
-    )
+    tile = accumulate(tile, scratch, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.width, runs, first, last)
     store(tile, to, at, step)

@@ -16,8 +16,8 @@ from numbaconv.simd import add, clear, copy, spread
 def pack_slab(x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left, columns, pitch):
     """Copy rows ``top`` to ``top + rows`` and columns ``left`` to ``left + columns`` of an image, zeros outside of it.
 
-    The image begins at ``x[start]``; ``sc``, ``sh`` and ``sw`` are its strides. The slab begins at ``slab[to]``; a pixel
-    of it has ``pitch`` elements, of which those beyond ``channels`` are zeros.
+    The image begins at ``x[start]``; ``sc``, ``sh`` and ``sw`` are its strides. The slab begins at ``slab[to]``; a
+    pixel of it has ``pitch`` elements, of which those beyond ``channels`` are zeros.
     """
     first = min(max(-left, 0), columns)
     last = max(min(IW - left, columns), first)

@@ -8,7 +8,7 @@ grad input     input pixels of one stride phase     input channels     the taps 
 grad weight    taps and input channels              output channels    output pixels
 =============  ===================================  =================  ==========================================
 
-In each step of the sum the tile takes an outer product: ``p`` scalars are broadcast, each against the same few vectors::
+In each step of the sum the tile takes an outer product: some scalars are broadcast, each against the same few vectors::
 
                 b[j : j + lanes]        two vectors, loaded once a step
                +-----------------+

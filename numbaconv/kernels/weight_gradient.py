@@ -1,8 +1,8 @@
 """The direct weight gradient.
 
 For every tap and input channel (the tile's rows) and every output channel (its lanes) it sums, over all output pixels,
-the input pixel that the tap reads there times the gradient of the output pixel. The work is cut into tasks: some bands of
-rows of some images, one group, some blocks of output channels. A task sums into a part of its own::
+the input pixel that the tap reads there times the gradient of the output pixel. The work is cut into tasks: some bands
+of rows of some images, one group, some blocks of output channels. A task sums into a part of its own::
 
     task:   for each of its bands: pack the band of the input into a slab
                 for each of its blocks: pack the band of the output gradient
@@ -11,8 +11,8 @@ rows of some images, one group, some blocks of output channels. A task sums into
                         tile += input pixels x output gradient      (tiles.accumulate)
                         part += tile
 
-At the end the parts are added up in a fixed order. How the work is cut never depends on the number of threads, so neither
-does a single bit of the result.
+At the end the parts are added up in a fixed order. How the work is cut never depends on the number of threads, so
+neither does a single bit of the result.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from __future__ import annotations
 from numba import prange
 
 from numbaconv.jit import Kernel, device, routine
-from numbaconv.kernels.records import record
 from numbaconv.kernels.packing import pack_slab, unpack_block
+from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import add, hadamard, zeros
-
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WEIGHT_GRADIENT = record(
@@ -146,7 +145,9 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
                 count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, plan.width,
             )  # fmt: skip
             vectors = 2 if count > plan.lanes else 1
-            _sum_block(scratch, own, own + lane, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles)
+            _sum_block(
+                scratch, own, own + lane, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles
+            )
 
 
 @routine

@@ -114,8 +114,13 @@ class Layer:
         )  # fmt: skip
 
     def __str__(self) -> str:
-        words = {"n": self.N, "c": self.IC, "h": self.image, "k": self.OC, "r": self.kernel}
-        rest = {"s": self.stride, "p": self.padding, "d": self.dilation, "g": (self.groups, self.groups)}
+        words: dict[str, int | Pair] = {"n": self.N, "c": self.IC, "h": self.image, "k": self.OC, "r": self.kernel}
+        rest: dict[str, Pair] = {
+            "s": self.stride,
+            "p": self.padding,
+            "d": self.dilation,
+            "g": (self.groups, self.groups),
+        }
         words |= {letter: value for letter, value in rest.items() if value != _DEFAULTS[letter]}
         return " ".join(f"{letter}{_joined(value)}" for letter, value in words.items())
 

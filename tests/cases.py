@@ -1,0 +1,310 @@
+"""Convolutions to test with: random geometries whose sizes matter to the kernels, arrays for them, and what must come out.
+
+A case is made of choices, which either hypothesis makes (:func:`cases`, which shrinks what fails) or a seeded generator
+(:func:`random_cases`, which needs no pytest around it).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numba
+import numpy as np
+from hypothesis import strategies as st
+
+import numbaconv
+from numbaconv import simd
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.plan import LANEWISE_BLOCKS
+
+T = TypeVar("T")
+#: A whole number from the first to the second, chosen by somebody.
+Choose = Callable[[int, int], int]
+
+INTERPRETED = bool(numba.config.DISABLE_JIT)
+#: Around the heights of the tiles: 14, 8 and 4, or 6, 4 and 2, as the CPU has it.
+WIDTHS = (1, 2, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 28, 29)
+DTYPES = (np.float16, np.float32, np.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The geometry of a convolution, its dtype, and how the padding is said."""
+
+    geometry: Conv2dGeometry
+    dtype: np.dtype
+    same: bool = False
+
+    def __str__(self) -> str:
+        g = self.geometry
+        return (
+            f"{g.layout} {self.dtype} N{g.N} G{g.G} IC{g.IC} OC{g.OC} IH{g.IH} IW{g.IW} OH{g.OH} OW{g.OW} KH{g.KH} "
+            f"KW{g.KW} SH{g.SH} SW{g.SW} PT{g.PT} PB{g.PB} PL{g.PL} PR{g.PR} DH{g.DH} DW{g.DW}"
+        )
+
+    __repr__ = __str__
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What all functions take beside arrays."""
+        g = self.geometry
+        return {
+            "stride": (g.SH, g.SW),
+            "padding": "same" if self.same else ((g.PT, g.PB), (g.PL, g.PR)),
+            "dilation": (g.DH, g.DW),
+            "groups": g.G,
+            "layout": g.layout,
+        }
+
+    @property
+    def transposed_parameters(self) -> dict[str, Any]:
+        """The same for ``conv_transpose2d`` from the output back to the input."""
+        g = self.geometry
+        axes = (g.IH, g.OH, g.KH, g.SH, g.DH, g.PT, g.PB), (g.IW, g.OW, g.KW, g.SW, g.DW, g.PL, g.PR)
+        extra = tuple(
+            image - ((output - 1) * stride - before - after + dilation * (kernel - 1) + 1)
+            for image, output, kernel, stride, dilation, before, after in axes
+        )
+        return {**self.parameters, "padding": ((g.PT, g.PB), (g.PL, g.PR)), "output_padding": extra}
+
+    def arrays(self, seed: int = 0) -> Arrays:
+        """Whole numbers, so small that every sum of their products is exact, in whatever order it is taken."""
+        g, rng = self.geometry, np.random.default_rng(seed)
+        shapes = g.input_shape, g.weight_shape, (g.OC,), (g.IC,), g.output_shape
+        return Arrays(*(rng.integers(-4, 5, shape).astype(self.dtype) for shape in shapes))
+
+
+class Arrays(NamedTuple):
+    """What goes into the passes of one case."""
+
+    x: np.ndarray
+    w: np.ndarray
+    b: np.ndarray
+    #: The bias of the transposed convolution.
+    c: np.ndarray
+    z: np.ndarray
+
+
+class Results(NamedTuple):
+    """What comes out of them."""
+
+    y: np.ndarray
+    plain: np.ndarray
+    dx: np.ndarray
+    dw: np.ndarray
+    db: np.ndarray
+    transposed: np.ndarray
+
+
+def run(module: Any, case: Case, arrays: Arrays) -> Results:
+    """All passes of a case, computed by ``numbaconv`` or ``numbaconv.reference``."""
+    x, w, b, c, z = arrays
+    how = case.parameters
+    dx, dw, db = module.conv2d_backward(z, x, w, **how)
+    return Results(
+        module.conv2d(x, w, b, **how),
+        module.conv2d(x, w, **how),
+        dx,
+        dw,
+        db,
+        module.conv_transpose2d(z, w, c, **case.transposed_parameters),
+    )
+
+
+def expected(case: Case, arrays: Arrays) -> Results:
+    """The same by NumPy, tap by tap: a second opinion that is fast enough for large cases."""
+    g = case.geometry
+    nchw = [_other(a, g.layout).astype(np.float64) if a.ndim == 4 else a.astype(np.float64) for a in arrays]
+    x, w, b, c, z = nchw
+    x, z = x.reshape(g.N, g.G, g.ICG, g.IH, g.IW), z.reshape(g.N, g.G, g.OCG, g.OH, g.OW)
+    w = w.reshape(g.G, g.OCG, g.ICG, g.KH, g.KW)
+    y, dx, dw = np.zeros_like(z), np.zeros_like(x), np.zeros_like(w)
+    for kh in range(g.KH):
+        oh, ih = _met(g.OH, g.IH, g.SH, kh * g.DH - g.PT)
+        for kw in range(g.KW):
+            ow, iw = _met(g.OW, g.IW, g.SW, kw * g.DW - g.PL)
+            pixels, gradients, tap = x[..., ih[:, None], iw], z[..., oh[:, None], ow], w[..., kh, kw]
+            y[..., oh[:, None], ow] += np.einsum("ngirc,goi->ngorc", pixels, tap)
+            dx[..., ih[:, None], iw] += np.einsum("ngorc,goi->ngirc", gradients, tap)
+            dw[..., kh, kw] = np.einsum("ngirc,ngorc->goi", pixels, gradients)
+
+    def image(array: np.ndarray, channels: int) -> np.ndarray:
+        """Groups and their channels made one again, in the case's layout."""
+        array = array.reshape(array.shape[0], channels, *array.shape[-2:])
+        return _rounded(array if g.layout == "NCHW" else np.moveaxis(array, 1, -1), case.dtype)
+
+    return Results(
+        image(y + b.reshape(g.G, g.OCG, 1, 1), g.OC),
+        image(y, g.OC),
+        image(dx, g.IC),
+        image(dw.reshape(g.OC, g.ICG, g.KH, g.KW), g.ICG),
+        _rounded(z.sum(axis=(0, 3, 4)).ravel(), case.dtype),
+        image(dx + c.reshape(g.G, g.ICG, 1, 1), g.IC),
+    )
+
+
+def _other(array: np.ndarray, layout: str) -> np.ndarray:
+    return array if layout == "NCHW" else np.moveaxis(array, -1, 1)
+
+
+def _met(output: int, image: int, stride: int, offset: int) -> tuple[np.ndarray, np.ndarray]:
+    """The output pixels at which a tap is inside the image, and the pixels that it finds there."""
+    o = np.arange(output)
+    i = o * stride + offset
+    inside = (i >= 0) & (i < image)
+    return o[inside], i[inside]
+
+
+def _rounded(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return array.astype(dtype)
+
+
+def assert_equal(got: Results, wanted: Results, case: Case) -> None:
+    """Equality of all passes, element by element, and of their dtypes."""
+    for name, a, b in zip(Results._fields, got, wanted, strict=True):
+        assert a.dtype == b.dtype, f"{name} of {case}"
+        np.testing.assert_array_equal(a, b, err_msg=f"{name} of {case}")
+
+
+# --- geometries -------------------------------------------------------------------------------------------------------
+
+
+class _Axis(NamedTuple):
+    image: int
+    kernel: int
+    stride: int
+    before: int
+    after: int
+    dilation: int
+
+
+def make_case(choose: Choose, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000) -> Case:
+    """A case of at most about ``products`` multiplications a pass, with gaps between taps of at most about ``far``."""
+    same = choose(0, 4) == 0
+    rows, columns = _axis(choose, (1, 2, 3, 5, 8), same, far), _axis(choose, WIDTHS, same, far)
+    layout, dtype = ("NCHW", "NHWC")[choose(0, 1)], np.dtype(_pick(choose, dtypes))
+    shape = [axis.image for axis in (rows, columns)]
+    parameters = {
+        "stride": (rows.stride, columns.stride),
+        "padding": "same" if same else ((rows.before, rows.after), (columns.before, columns.after)),
+        "dilation": (rows.dilation, columns.dilation),
+    }
+    kernel = rows.kernel, columns.kernel
+    OH, OW = numbaconv.conv2d_output_size(shape, kernel, **parameters)
+    one = OH * OW * kernel[0] * kernel[1]
+    N = choose(1, 1 + (one * 20 < products) + (one * 100 < products))
+    G, ICG, OCG = _channels(choose, max(1, products // (one * N)), dtype)
+    input_shape, weight_shape = (N, G * ICG, *shape), (G * OCG, ICG, *kernel)
+    if layout == "NHWC":
+        input_shape, weight_shape = (N, *shape, G * ICG), (G * OCG, *kernel, ICG)
+    geometry = Conv2dGeometry.forward(input_shape, weight_shape, **parameters, groups=G, layout=layout)
+    return Case(geometry, dtype, same)
+
+
+def _axis(choose: Choose, sizes: Sequence[int], same: bool, far: int) -> _Axis:
+    size, kernel, stride = _pick(choose, sizes), _pick(choose, (3, 1, 2, 4, 5)), _pick(choose, (1, 2, 3, 1, 2, 5))
+    dilation = _pick(choose, (1, 1, 1, 2, 3))
+    if same:
+        return _Axis(max(1, size * stride - choose(0, stride - 1)), kernel, stride, 0, 0, dilation)
+    if choose(0, 5) == 0:  # taps so far apart that most of them find nothing but padding
+        dilation = _pick(choose, (7, 40, far))
+        reach = dilation * (kernel - 1)
+        before = min(reach, choose(0, kernel - 1) * dilation + choose(0, 2))
+        return _Axis(size, kernel, stride, before, reach - before + choose(0, 2), dilation)
+    reach = dilation * (kernel - 1) + 1
+    most = _pick(choose, (0, 1, reach - 1, reach + 2))
+    before, after = choose(0, most), choose(0, most)
+    if choose(0, 1):  # it is the output that has this size
+        size = (size - 1) * stride + choose(0, stride - 1) + reach - before - after
+    return _Axis(max(1, size, reach - before - after), kernel, stride, before, after, dilation)
+
+
+def _channels(choose: Choose, most: int, dtype: np.dtype) -> tuple[int, int, int]:
+    """Groups, input and output channels of each, of a product of at most ``most``: around the number of lanes."""
+    lanes = simd.lanes(np.float32 if dtype == np.float16 else dtype)
+    counts = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 4 * lanes)
+    lanewise = LANEWISE_BLOCKS * lanes
+    kind = choose(0, 5)
+    if kind == 0:  # depthwise; more channels than the kernels take at once, too
+        options = [(G, 1, 1) for G in (*counts, lanewise, lanewise + 1, 2 * lanewise - lanes // 2)]
+    elif kind == 1:  # depthwise with a multiplier, and the other way round
+        options = [(G, *both) for G in (2, 3, lanes + 1) for both in ((1, 2), (2, 1), (1, 3), (1, lanes + 1))]
+    elif kind == 2:  # groups
+        options = [(G, ICG, OCG) for G in (2, 3) for ICG in counts for OCG in counts]
+    else:
+        options = [(1, ICG, OCG) for ICG in counts for OCG in counts]
+    return _pick(choose, [option for option in options if option[0] * option[1] * option[2] <= most] or [(1, 1, 1)])
+
+
+def _pick(choose: Choose, options: Sequence[T]) -> T:
+    return options[choose(0, len(options) - 1)]
+
+
+@st.composite
+def cases(draw: st.DrawFn, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000) -> Case:
+    """Cases that hypothesis chooses, and shrinks."""
+    return make_case(lambda first, last: draw(st.integers(first, last)), products, dtypes, far)
+
+
+def random_cases(
+    seed: int, count: int, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000
+) -> Iterator[Case]:
+    """``count`` cases, the same for the same seed."""
+    choose = random.Random(seed).randint
+    return (make_case(choose, products, dtypes, far) for _ in range(count))
+
+
+# --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+def _unaligned(array: np.ndarray) -> np.ndarray:
+    view = np.empty(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.copy()
+    view.flags.writeable = False
+    return view
+
+
+def _ordered(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
+    """The same array, in memory with its axes in this order."""
+    return array.transpose(order).copy().transpose(np.argsort(order)) if array.ndim == 4 else array.copy()
+
+
+#: The same values in memory of other shapes; each gives an array with memory of its own.
+ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "C": np.copy,
+    "channels last": lambda a: _ordered(a, (0, 2, 3, 1)),
+    "channels first": lambda a: _ordered(a, (0, 3, 1, 2)),
+    "Fortran": lambda a: a.copy(order="F"),
+    "reversed": lambda a: np.flip(np.flip(a).copy()),
+    "every second": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "part of more": lambda a: np.pad(a, 1)[(slice(1, -1),) * a.ndim],
+    "unaligned": _unaligned,
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+    "read-only": _read_only,
+}
+
+
+# --- other processes --------------------------------------------------------------------------------------------------
+
+
+def run_python(*arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, with this folder and the package importable and ``variables`` set."""
+    here = Path(__file__).parent
+    paths = [str(here), str(Path(numbaconv.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **variables}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
