@@ -37,7 +37,7 @@ class Plan:
     """A kernel and what it is called with, beside the arrays of the user."""
 
     kernel: Kernel
-    numbers: np.recarray
+    numbers: np.ndarray
     tables: tuple[np.ndarray, ...]
     #: Elements of scratch memory: those that all threads share, and those of each.
     shared: int
@@ -160,8 +160,8 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
     slab = ((band - 1) * g.SH + span) * slab_columns * pixel
     # The last tile of a window may hang over its end, and reads on from there.
     gradient = _round_up(slab + TALL * row_pitch + cut.width, cut.lanes)
-    numbers = filled(
-        WEIGHT_GRADIENT, G=cut.G, IC=g.IC, OC=g.OC, ICG=cut.source, OCG=cut.target, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
+    values = dict(
+        G=cut.G, IC=g.IC, OC=g.OC, ICG=cut.source, OCG=cut.target, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
         **Side(g.IC, g.IH, g.IW, x).strides("x"), **Side(g.OC, g.OH, g.OW, z).strides("z"),
         w_group=weight.group, w_lane=weight.lane, w_channel=weight.channel,
         elementwise=cut.elementwise, reduced=cut.reduced, row_pitch=row_pitch,
@@ -173,7 +173,7 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
     runs = [(row * g.SH * slab_columns * pixel, row * g.OW * cut.width, g.OW) for row in range(band)]
     tables = (_table(taps, 2), _table(runs, 3), _table(windows, 2), _table(tiles, 3))
     fill = len(taps) < g.KH * g.KW
-    return _plan(weight_gradient, numbers, tables, g, fill)
+    return _plan(weight_gradient, WEIGHT_GRADIENT, values, tables, g, fill)
 
 
 def forward_axis(image: int, kernel: int, stride: int, before: int, dilation: int, output: int) -> Axis:
@@ -251,8 +251,8 @@ def _correlation(
     # The last tile of a row may hang over its end, and reads on from there.
     stage = _round_up(slab + TALL * step[1] * pixel + cut.width, cut.lanes)
     bias = _round_up(cut.G * cut.blocks * block_size, cut.lanes)
-    numbers = filled(
-        CORRELATION, G=cut.G, IC=source.C, OC=target.C, ICG=cut.source, OCG=cut.target, IH=source.H, IW=source.W,
+    values = dict(
+        G=cut.G, IC=source.C, OC=target.C, ICG=cut.source, OCG=cut.target, IH=source.H, IW=source.W,
         **source.strides("x"), **target.strides("y"),
         w_group=weight.group, w_lane=weight.lane, w_channel=weight.channel,
         elementwise=cut.elementwise, reduced=cut.reduced, lanes=cut.lanes, width=cut.width, blocks=cut.blocks,
@@ -264,7 +264,7 @@ def _correlation(
     tables = (_table(taps, 0), _table(runs, 3), _table(phases, 8), _table(tiles, 3))
     reached = sum(rows.pixels for rows in row_phases) * sum(columns.pixels for columns in column_phases)
     fill = reached < target.H * target.W
-    return _plan(correlate, numbers, tables, g, fill)
+    return _plan(correlate, CORRELATION, values, tables, g, fill)
 
 
 def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:
@@ -325,10 +325,10 @@ def _band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_b
     return max(1, min(rows, fit, max(-(-rows // bands), 2)))
 
 
-def _plan(kernel: Kernel, numbers: np.recarray, tables: Any, g: Conv2dGeometry, fill: bool) -> Plan:
-    tasks = int(numbers[0].tasks)
+def _plan(kernel: Kernel, record: np.dtype, values: dict[str, int], tables: Any, g: Conv2dGeometry, fill: bool) -> Plan:
+    tasks = values["tasks"]
     threads = min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
-    return Plan(kernel, numbers, tables, int(numbers[0].slabs), int(numbers[0].own), threads, fill)
+    return Plan(kernel, filled(record, **values), tables, values["slabs"], values["own"], threads, fill)
 
 
 def _round_up(number: int, multiple: int) -> int:

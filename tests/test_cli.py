@@ -3,9 +3,11 @@
 import csv
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ safetensors = pytest.importorskip("safetensors")
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (40, 8, 8)).astype(np.uint8)
 LABELS = np.arange(40) % 4
+#: For processes that are started in another folder: the same numbaconv, installed or not.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(numbaconv.__file__).parents[1])}
 
 
 @pytest.fixture(autouse=True)
@@ -322,8 +326,8 @@ def test_help(capsys, arguments):
 
 
 def test_as_a_module():
-    command = [sys.executable, "-m", "numbaconv"]
-    result = subprocess.run([*command, "--version"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "numbaconv", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"numbaconv {numbaconv.__version__}\n", "")
 
 
@@ -342,6 +346,7 @@ def test_a_reader_that_goes_away_and_an_import_that_needs_little():
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
     )
     process.stdout.close()
     process.stdin.write(b"\n")

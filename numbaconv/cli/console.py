@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from numbaconv.cli.errors import UsageError
 
@@ -44,16 +44,22 @@ class Table:
 
 
 @contextmanager
-def progress_bar(console: Console, total: int) -> Iterator[Any]:
-    """A progress bar over ``total`` steps, gone when done: ``advance(description)`` is what is given."""
+def progress_bar(console: Console, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar over ``total`` steps, gone when done; gives a function ``advance(description)``, to call after each.
+
+    Nothing is shown where there is no terminal.
+    """
+    if not console.is_terminal:
+        yield lambda description: None
+        return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
 
-        def advance(description: str, steps: int = 1) -> None:
-            progress.update(task, advance=steps, description=description)
+        def advance(description: str) -> None:
+            progress.update(task, advance=1, description=description)
 
         yield advance
 

@@ -72,12 +72,13 @@ CORRELATION = record(
 
 
 @Kernel
-def correlate(x, w, bias, y, scratch, plans, taps, runs, phases, tiles, threads):
+def correlate(x, w, bias, y, scratch, numbers, taps, runs, phases, tiles, threads):
     """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
 
     Parameters
     ----------
-    plans : array of one CORRELATION
+    numbers : int array
+        A CORRELATION.
     taps : int array (taps,)
         Where in a filter each tap lies.
     runs : int array (runs, 3)
@@ -87,10 +88,11 @@ def correlate(x, w, bias, y, scratch, plans, taps, runs, phases, tiles, threads)
     tiles : int array (tiles, 3)
         First pixel, height of the tile, pixels of it that exist.
     """
-    for block in prange(plans[0].G * plans[0].blocks):
-        _pack_weights(w, bias, scratch, plans[0], taps, block)
+    plan = numbers.view(CORRELATION)[0]
+    for block in prange(plan.G * plan.blocks):
+        _pack_weights(w, bias, scratch, numbers.view(CORRELATION)[0], taps, block)
     for thread in prange(threads):
-        _correlate_share(x, y, scratch, plans[0], runs, phases, tiles, thread, threads)
+        _correlate_share(x, y, scratch, numbers.view(CORRELATION)[0], runs, phases, tiles, thread, threads)
 
 
 @routine

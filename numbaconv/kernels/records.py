@@ -1,4 +1,7 @@
-"""The integers of a kernel's plan, gathered in one record that compiled code reads by name."""
+"""The integers of a kernel's plan: an array for Python, which is quick to pass, and a record for compiled code.
+
+A kernel reads them by name: ``plan = numbers.view(CORRELATION)[0]``, then ``plan.OC``.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,12 @@ import numpy as np
 
 def record(*names: str) -> np.dtype:
     """The dtype of a record of integers with these names."""
-    return np.dtype([(name, np.int64) for name in names])
+    return np.dtype((np.record, [(name, np.int64) for name in names]))
 
 
-def filled(dtype: np.dtype, **values: int) -> np.recarray:
-    """An array of one record with these values, one for every name."""
-    if set(values) != set(dtype.names or ()):
-        raise TypeError(f"names that differ: {sorted(set(values) ^ set(dtype.names or ()))}")
-    array = np.zeros(1, dtype).view(np.recarray)
-    for name, value in values.items():
-        array[name] = value
-    return array
+def filled(dtype: np.dtype, **values: int) -> np.ndarray:
+    """The integers of a record, as an array: one for every name."""
+    names = dtype.names or ()
+    if set(values) != set(names):
+        raise TypeError(f"names that differ: {sorted(set(values) ^ set(names))}")
+    return np.array([values[name] for name in names], np.int64)

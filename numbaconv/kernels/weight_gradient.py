@@ -73,12 +73,13 @@ WEIGHT_GRADIENT = record(
 
 
 @Kernel
-def weight_gradient(x, z, w, scratch, plans, taps, runs, windows, tiles, threads):
+def weight_gradient(x, z, w, scratch, numbers, taps, runs, windows, tiles, threads):
     """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
 
     Parameters
     ----------
-    plans : array of one WEIGHT_GRADIENT
+    numbers : int array
+        A WEIGHT_GRADIENT.
     taps : int array (taps, 2)
         Where in a filter each tap lies, and the first of its rows in a packed block.
     runs : int array (rows of a band, 3)
@@ -89,9 +90,10 @@ def weight_gradient(x, z, w, scratch, plans, taps, runs, windows, tiles, threads
         First row in the window, height of the tile, rows of it that exist; the others are summed, and never read.
     """
     for thread in prange(threads):
-        _sum_share(x, z, scratch, plans[0], runs, windows, tiles, thread, threads)
-    for block in prange(plans[0].G * plans[0].blocks):
-        _unpack_sums(w, scratch, plans[0], taps, block)
+        _sum_share(x, z, scratch, numbers.view(WEIGHT_GRADIENT)[0], runs, windows, tiles, thread, threads)
+    plan = numbers.view(WEIGHT_GRADIENT)[0]
+    for block in prange(plan.G * plan.blocks):
+        _unpack_sums(w, scratch, numbers.view(WEIGHT_GRADIENT)[0], taps, block)
 
 
 @routine

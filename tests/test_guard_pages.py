@@ -1,0 +1,189 @@
+"""Arrays that end, or begin, where memory that must not be touched begins, or ends.
+
+Compiled code does not notice that it reads or writes beside an array, but the processor does if the page there is
+protected: it kills the process. So a child process does it, and says what it is about to do before it does it.
+
+Scratch memory is guarded too. There it has exactly the size that was asked for, and is full of NaN: what reads an element
+that nobody wrote cannot be right.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import functools
+import mmap
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import Case, assert_equal, expected, random_cases, run, run_python
+
+import numbaconv
+from numbaconv.geometry import Conv2dGeometry
+
+pytestmark = [
+    pytest.mark.compiled,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect"),
+]
+
+PAGE = mmap.PAGESIZE
+NOTHING, READ, WRITE = 0, 1, 2  # PROT_NONE, PROT_READ, PROT_WRITE
+SIDES = ("end", "start")
+#: Seed, number of cases, multiplications of a pass, threads: small ones of all kinds, and some that are run in parallel.
+BATCHES = [(0, 250, 20_000, 1), (1, 40, 600_000, 1), (1, 40, 600_000, 2)]
+
+
+def guarded(values: np.ndarray, side: str, writable: bool = True) -> np.ndarray:
+    """A copy of ``values`` that ends, or starts, at a page that can't be touched; optionally none of it can be written.
+
+    There is such a page on the other side too, at most a page away.
+    """
+    pages = max(1, -(-values.nbytes // PAGE))
+    memory = np.frombuffer(mmap.mmap(-1, (pages + 2) * PAGE), np.uint8)
+    first = PAGE if side == "start" else (pages + 1) * PAGE - values.nbytes
+    copy = memory[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    protect(memory, 0, 1, NOTHING)
+    protect(memory, pages + 1, 1, NOTHING)
+    if not writable:
+        protect(memory, 1, pages, READ)
+    return copy
+
+
+def protect(memory: np.ndarray, first: int, pages: int, how: int) -> None:
+    """Set what may be done to some pages of ``memory``."""
+    address = ctypes.c_void_p(memory.ctypes.data + first * PAGE)
+    if ctypes.CDLL(None, use_errno=True).mprotect(address, ctypes.c_size_t(pages * PAGE), how):
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+def guarded_image(values: np.ndarray, side: str, layout: str, swapped: bool, writable: bool = True) -> np.ndarray:
+    """The same for images and weights, which may lie in memory in the other layout."""
+    if not swapped or values.ndim != 4:
+        return guarded(np.ascontiguousarray(values), side, writable)
+    order = (0, 2, 3, 1) if layout == "NCHW" else (0, 3, 1, 2)
+    return guarded(np.ascontiguousarray(values.transpose(order)), side, writable).transpose(np.argsort(order))
+
+
+# --- in the child -----------------------------------------------------------------------------------------------------
+
+
+def guard_scratch(side: str, share: float = 1.0) -> list[int]:
+    """Guard scratch memory from now on, or only a share of what was asked for. Returns a list of all sizes asked for."""
+    sizes: list[int] = []
+
+    def scratch(dtype: np.dtype, size: int) -> np.ndarray:
+        sizes.append(size)
+        return guarded(np.full(int(size * share), np.nan, dtype), side)
+
+    for module in (numbaconv.functional, numbaconv.memory):
+        module.scratch = scratch  # type: ignore[attr-defined]
+    return sizes
+
+
+def run_guarded(case: Case, side: str, swapped: tuple[bool, ...], seed: int) -> None:
+    """All passes of a case, all of whose arrays are guarded; then their results are looked at."""
+    g, how, transposed = case.geometry, case.parameters, case.transposed_parameters
+    plain = case.arrays(seed)
+    wanted = expected(case, plain)
+    x, w, b, c, z = arrays = type(plain)(
+        *(guarded_image(a, side, g.layout, s, writable=False) for a, s in zip(plain, swapped, strict=False))
+    )
+    assert_equal(run(numbaconv, case, arrays), wanted, case)
+
+    def out(result: np.ndarray) -> np.ndarray:
+        return guarded_image(np.full_like(result, np.nan), side, g.layout, swapped[-1])
+
+    y, plain_y, dx, dw, _, back = map(out, wanted)
+    numbaconv.conv2d(x, w, b, **how, out=y)
+    numbaconv.conv2d(x, w, **how, out=plain_y)
+    numbaconv.conv2d_input(g.input_shape, w, z, **how, out=dx)
+    numbaconv.conv2d_weight(x, g.weight_shape, z, **how, out=dw)
+    numbaconv.conv_transpose2d(z, w, c, **transposed, out=back)
+    assert_equal(type(wanted)(y, plain_y, dx, dw, wanted.db, back), wanted, case)
+
+
+def child_run() -> None:
+    """Many cases, each announced."""
+    for side in SIDES:
+        sizes = guard_scratch(side)
+        calls = 0
+        for seed, count, products, threads in BATCHES:
+            numbaconv.set_num_threads(min(threads, numbaconv.get_num_threads()))
+            for number, case in enumerate(random_cases(seed, count, products, [np.float32, np.float64])):
+                swapped = tuple(bool(number >> bit & 1) for bit in range(6))
+                print(f"seed {number}, guard at the {side}, {threads} threads, swapped {swapped}: {case}", flush=True)
+                run_guarded(case, side, swapped, number)
+                calls += 1
+        assert len(sizes) > 4 * calls, "the kernels have scratch memory from somewhere else"
+
+
+def child_read(side: str, distance: int) -> None:
+    """Read an element of an array, or ``distance`` beside it."""
+    array = guarded(np.arange(700.0), side)
+    last = array.size - 1 if side == "end" else 0
+    print(ctypes.c_double.from_address(array.ctypes.data + (last + distance) * array.itemsize).value)
+
+
+def child_write(writable: bool) -> None:
+    """Write to the memory of an array that may be read-only."""
+    array = guarded(np.arange(700.0), "end", writable)
+    print(array[5])
+    array[5] = 1
+
+
+def child_scratch(side: str, share: float) -> None:
+    """A convolution that uses all of its scratch memory, given a share of it."""
+    numbaconv.set_num_threads(1)
+    guard_scratch(side, share)
+    case = Case(Conv2dGeometry.forward((1, 32, 60, 28), (64, 32, 3, 3)), np.dtype(np.float32))
+    assert_equal(run(numbaconv, case, case.arrays()), expected(case, case.arrays()), case)
+
+
+# --- in the parent ----------------------------------------------------------------------------------------------------
+
+
+def child(call: Callable[..., None], *arguments: Any) -> Any:
+    """Call one of the functions above in a process of its own."""
+    return run_python(__file__, call.__name__, repr(arguments), timeout=600)
+
+
+def was_killed(result: Any) -> bool:
+    return result.returncode in (-signal.SIGSEGV, -signal.SIGBUS)
+
+
+def test_nothing_beside_an_array_is_touched_and_no_input_is_written() -> None:
+    result = child(child_run)
+    lines = result.stdout.splitlines() or ["nothing was run"]
+    if was_killed(result):
+        pytest.fail(f"memory was touched that is no array's, or an input was written, in\n{lines[-1]}\n{result.stderr}")
+    assert result.returncode == 0, f"wrong in\n{lines[-1]}\n{result.stderr[-4000:]}"
+    assert len(lines) == len(SIDES) * sum(count for _, count, *_ in BATCHES)
+
+
+@pytest.mark.parametrize(("side", "beside"), [("end", 1), ("start", -1)])
+def test_the_guard_kills_who_reads_one_element_beside_an_array(side: str, beside: int) -> None:
+    inside = child(child_read, side, 0)
+    assert inside.returncode == 0, inside.stderr
+    assert was_killed(child(child_read, side, beside))
+
+
+def test_the_guard_kills_who_writes_to_an_input() -> None:
+    assert child(child_write, True).returncode == 0
+    assert was_killed(child(child_write, False))
+
+
+def test_the_guard_kills_where_scratch_memory_is_too_small() -> None:
+    whole = child(child_scratch, "end", 1.0)
+    assert whole.returncode == 0, whole.stderr
+    assert was_killed(child(child_scratch, "end", 0.75))
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    functions = {f.__name__: f for f in (child_run, child_read, child_write, child_scratch)}
+    functools.partial(functions[sys.argv[1]], *eval(sys.argv[2]))()
