@@ -29,7 +29,7 @@ TASKS = 32
 #: Vectors of channels that are packed together where every channel has its own filter.
 LANEWISE_BLOCKS = 8
 #: Operations below which a call is over before a second thread has woken up.
-SERIAL_FLOPS = 400_000
+SERIAL_FLOPS = 4_000_000
 
 
 @dataclass(frozen=True)

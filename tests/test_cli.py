@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 
 import numbaconv
 from numbaconv import nn
-from numbaconv.cli import main, train
+from numbaconv.cli import console, main, train
 from numbaconv.data import load_digits, open_source
 
 pytest.importorskip("rich")
@@ -57,6 +58,7 @@ def fails(capsys, *arguments):
 # --- train -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.compiled
 def test_train_alone_learns_the_digits(capsys, folder):
     """What the documentation promises: no option, two seconds, at least 98% on images never seen."""
     assert main(["train"]) == 0
@@ -74,6 +76,7 @@ def test_train_alone_learns_the_digits(capsys, folder):
     assert accuracy == metadata["test_accuracy"]
 
 
+@pytest.mark.compiled
 def test_the_same_seed_gives_the_same_bits_whatever_the_threads(capsys, folder):
     for name, seed, threads in (("a", 5, 1), ("b", 5, numbaconv.get_num_threads()), ("c", 6, 1)):
         arguments = ["--seed", str(seed), "--threads", str(threads), "--epochs", "1", "--output", f"{name}.npz"]
@@ -83,6 +86,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_threads(capsys, folder):
     assert not any(np.array_equal(a[name], c[name]) for name in a)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_every_option(capsys, optimizer):
     options = (
@@ -101,6 +105,7 @@ def test_the_model_suits_the_images(shape, expected):
     assert train.default_model(shape) == expected
 
 
+@pytest.mark.compiled
 def test_other_data_and_other_sizes(capsys, folder):
     np.savez("mine.npz", images=IMAGES[:, :, :6, None].repeat(3, 3), labels=LABELS)
     options = ["--epochs", "1", "--batch-size", "7", "--output", "mine.safetensors"]
@@ -112,6 +117,7 @@ def test_other_data_and_other_sizes(capsys, folder):
     assert "40 images)" in capsys.readouterr().out
 
 
+@pytest.mark.compiled
 def test_without_safetensors_models_are_npz(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     assert 'pip install "numbaconv[cli]"' in fails(capsys, "train", "--output", "m.safetensors")
@@ -222,6 +228,7 @@ def test_a_folder_that_cannot_be_written(capsys, monkeypatch):
     assert "the folder cannot be written: .: Permission denied" in fails(capsys, "train", "--output", "m.npz")
 
 
+@pytest.mark.compiled
 def test_a_full_disk(capsys, monkeypatch):
     def refuse(*arguments):
         raise OSError(28, "No space left on device", "m.npz")
@@ -256,9 +263,25 @@ def test_mistakes_of_the_program_keep_their_traceback(monkeypatch):
         main(["train"])
 
 
+def test_progress_on_a_terminal():
+    """The bar and the spinner are shown where there is a terminal, and are gone afterwards."""
+    from rich.console import Console
+
+    for terminal in (True, False):
+        shown = io.StringIO()
+        screen = Console(file=shown, force_terminal=terminal, width=80)
+        with console.status(screen, "compiling"):
+            pass
+        with console.progress_bar(screen, 2) as advance:
+            advance("epoch 1/2")
+            advance("epoch 2/2")
+        assert ("compiling" in shown.getvalue()) == ("epoch 2/2" in shown.getvalue()) == terminal
+
+
 # --- predict ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.compiled
 def test_predict_digits(capsys, model):
     assert main(["predict", str(model), "digits", "--rows", "3", "--output", "p.csv"]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -272,6 +295,7 @@ def test_predict_digits(capsys, model):
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
 
 
+@pytest.mark.compiled
 def test_predictions_do_not_depend_on_the_batch_size(capsys, model):
     for size in (1, 7, 5000):
         arguments = ["--batch-size", str(size), "--rows", "0", "--output", f"{size}.npz"]
@@ -282,6 +306,7 @@ def test_predictions_do_not_depend_on_the_batch_size(capsys, model):
     np.testing.assert_allclose(one["probabilities"].sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.compiled
 def test_predict_images_without_labels(capsys, model, folder):
     images = open_source("digits").train.images
     np.save("integers.npy", images[:50, 0])
@@ -299,6 +324,7 @@ def test_predict_images_without_labels(capsys, model, folder):
     assert written[0].startswith("image,prediction,probability\n0,")
 
 
+@pytest.mark.compiled
 def test_where_there_is_a_test_part_it_is_predicted(capsys, model):
     images, labels = open_source("digits").train.images, open_source("digits").train.labels
     np.savez("d.npz", x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20])

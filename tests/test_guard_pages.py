@@ -38,20 +38,28 @@ BATCHES = [(0, 250, 20_000, 1), (1, 40, 600_000, 1), (1, 40, 600_000, 2)]
 
 
 def guarded(values: np.ndarray, side: str, writable: bool = True) -> np.ndarray:
-    """A copy of ``values`` that ends, or starts, at a page that can't be touched; optionally none of it can be written.
-
-    There is such a page on the other side too, at most a page away.
-    """
+    """A copy of ``values`` that ends, or starts, at a page that can't be touched; optionally none of it can be written."""
     pages = max(1, -(-values.nbytes // PAGE))
-    memory = np.frombuffer(mmap.mmap(-1, (pages + 2) * PAGE), np.uint8)
-    first = PAGE if side == "start" else (pages + 1) * PAGE - values.nbytes
-    copy = memory[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
+    memory = between_guards(pages)
+    copy = placed(memory, side, values.nbytes).view(values.dtype).reshape(values.shape)
     copy[...] = values
-    protect(memory, 0, 1, NOTHING)
-    protect(memory, pages + 1, 1, NOTHING)
     if not writable:
         protect(memory, 1, pages, READ)
     return copy
+
+
+def between_guards(pages: int) -> np.ndarray:
+    """Pages of memory, and one before and one behind that can't be touched."""
+    memory = np.frombuffer(mmap.mmap(-1, (pages + 2) * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    protect(memory, 0, 1, NOTHING)
+    protect(memory, pages + 1, 1, NOTHING)
+    return memory
+
+
+def placed(memory: np.ndarray, side: str, nbytes: int) -> np.ndarray:
+    """The last, or first, bytes of what lies between the guards."""
+    first = PAGE if side == "start" else memory.nbytes - PAGE - nbytes
+    return memory[first : first + nbytes]
 
 
 def protect(memory: np.ndarray, first: int, pages: int, how: int) -> None:
@@ -78,11 +86,20 @@ def guard_scratch(side: str, share: float = 1.0) -> list[int]:
 
     def scratch(dtype: np.dtype, size: int) -> np.ndarray:
         sizes.append(size)
-        return guarded(np.full(int(size * share), np.nan, dtype), side)
+        nbytes = int(size * share) * dtype.itemsize
+        array = placed(pool((nbytes // PAGE).bit_length()), side, nbytes).view(dtype)
+        array[...] = np.nan
+        return array
 
     for module in (numbaconv.functional, numbaconv.memory):
         module.scratch = scratch  # type: ignore[attr-defined]
     return sizes
+
+
+@functools.cache
+def pool(bits: int) -> np.ndarray:
+    """Memory that is used again and again, for new pages take their time."""
+    return between_guards(1 << bits)
 
 
 def run_guarded(case: Case, side: str, swapped: tuple[bool, ...], seed: int) -> None:

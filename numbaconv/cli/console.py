@@ -45,9 +45,9 @@ class Table:
 
 @contextmanager
 def progress_bar(console: Console, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar over ``total`` steps, gone when done; gives a function ``advance(description)``, to call after each.
+    """A progress bar over ``total`` steps, gone when done; nothing where there is no terminal.
 
-    Nothing is shown where there is no terminal.
+    What it gives is a function, ``advance(description)``, to be called after each step.
     """
     if not console.is_terminal:
         yield lambda description: None
