@@ -1,0 +1,149 @@
+"""What a study measured: every round of every cell, and the ratios read off it. Saved as JSON, whole.
+
+A *cell* is one piece of work at one number of threads: a pass of a layer in one layout, or a training step of a model.
+A library that took part in it has a :class:`Timing`: its seconds, round by round, or why there are none. Libraries take
+turns within a round, so ratios are medians of pairs of the same round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+FORMAT = 1
+#: Whose speed all others are compared with.
+OURS = "numbaconv"
+
+Status = Literal["ok", "failed", "wrong", "unfair"]
+
+
+@dataclass
+class Timing:
+    """One library in one cell.
+
+    ``status`` is "ok"; "failed", it could not run; "wrong", its result is not ours; or "unfair", it did not keep to its
+    threads. ``reason`` says more in all cases but the first. Only "ok" counts in ratios.
+    """
+
+    status: Status = "ok"
+    reason: str = ""
+    #: Of one call, for each round.
+    seconds: list[float] = field(default_factory=list)
+    #: CPU time over wall time, for each round: how many threads were really at work.
+    busy: list[float] = field(default_factory=list)
+    #: Of the first call: compilation and tuning.
+    first_call: float = math.nan
+    #: Largest difference from our result, as a share of its largest element.
+    error: float = math.nan
+    #: How many threads the library says that it uses.
+    threads: int = 0
+
+
+@dataclass
+class Cell:
+    """One piece of work, and how long every library took over it."""
+
+    #: Name of the layer or model, and what it is: a descriptor such as "n64 c1 h28 k6 r5 p2", or "batch 64".
+    name: str
+    what: str
+    #: "forward", "grad_input" or "grad_weight"; "training step" or "inference" of a model.
+    work: str
+    #: "NCHW" or "NHWC"; "best" where each library is free to choose.
+    layout: str
+    threads: int
+    #: Floating-point operations of the direct algorithm; 0 where they were not counted.
+    flop: int
+    #: Images that are processed at a time.
+    images: int
+    timings: dict[str, Timing] = field(default_factory=dict)
+
+    def seconds(self, library: str) -> float:
+        """Median seconds of a call; NaN where the library has no valid timing."""
+        timing = self.timings.get(library)
+        return median(timing.seconds) if timing and timing.status == "ok" and timing.seconds else math.nan
+
+    def ratio(self, library: str, ours: str = OURS) -> float:
+        """How many times as long ``library`` took as we did: above 1 we are faster. The median over rounds, or NaN."""
+        theirs, mine = self.timings.get(library), self.timings.get(ours)
+        if not theirs or not mine or theirs.status != "ok" or mine.status != "ok":
+            return math.nan
+        ratios = [a / b for a, b in zip(theirs.seconds, mine.seconds, strict=False)]
+        return median(ratios) if ratios else math.nan
+
+    def gflops(self, library: str) -> float:
+        """Billions of operations a second (of the direct algorithm, whatever was really computed)."""
+        return self.flop / self.seconds(library) / 1e9
+
+
+@dataclass
+class Study:
+    """A whole run."""
+
+    #: "CPU", "cores", "lanes", "OS", … in words.
+    machine: dict[str, str]
+    #: Version of each library that took part, and of what it stands on.
+    versions: dict[str, str]
+    #: What was asked for: rounds, seconds of a round, suite, date, command line.
+    settings: dict[str, Any]
+    #: Libraries that took no part, and why: "not installed", …
+    missing: dict[str, str] = field(default_factory=dict)
+    #: The machine's measured float32 multiply-add peak in GFLOP/s, by number of threads (as text: JSON keys are).
+    peak: dict[str, float] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+
+    def libraries(self) -> list[str]:
+        """All that have a timing, ours first, in the order of their appearance."""
+        names = dict.fromkeys(name for cell in self.cells for name in cell.timings)
+        return sorted(names, key=lambda name: name != OURS)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as JSON (NaN as null)."""
+        text = json.dumps({"format": FORMAT, **_plain(asdict(self))}, indent=1, allow_nan=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Study:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        OSError
+            The file can't be read.
+        ValueError
+            It is no JSON, or not of this format.
+        """
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+            if raw.pop("format") != FORMAT:
+                raise KeyError("format")
+            cells = [
+                Cell(**{**cell, "timings": {name: _timing(timing) for name, timing in cell["timings"].items()}})
+                for cell in raw.pop("cells")
+            ]
+            return cls(**raw, cells=cells)
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a study saved by numbaconv (format {FORMAT}): {error}") from error
+
+
+def geomean(ratios: list[float]) -> float:
+    """The geometric mean of all that are numbers; NaN if none is."""
+    logs = [math.log(ratio) for ratio in ratios if ratio > 0 and math.isfinite(ratio)]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def _timing(raw: dict[str, Any]) -> Timing:
+    values: dict[str, Any] = {name: math.nan if value is None else value for name, value in raw.items()}
+    return Timing(**values)
+
+
+def _plain(value: Any) -> Any:
+    """The same with NaN as None, which JSON can say."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
