@@ -12,10 +12,13 @@ import numpy as np
 from numbaconv.geometry import Shape, check_bytes
 
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
+_FLOATS = set(FLOATS)
 
 
 def float_array(value: Any, name: str) -> np.ndarray:
     """``value``, a NumPy array of float16, float32 or float64 (of either byte order); else a TypeError."""
+    if type(value) is np.ndarray and value.dtype in FLOATS:
+        return value
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} must be a numpy.ndarray, got {type(value).__name__}: convert it with numpy.asarray")
     if isinstance(value, np.ma.MaskedArray):
@@ -30,8 +33,10 @@ def float_array(value: Any, name: str) -> np.ndarray:
 
 def result_dtype(*arrays: np.ndarray | None) -> np.dtype:
     """The dtype of a result: ``numpy.result_type`` of all arrays given, in native byte order."""
-    dtypes = [array.dtype.newbyteorder("=") for array in arrays if array is not None]
-    return dtypes[0] if all(dtype is dtypes[0] for dtype in dtypes) else np.result_type(*dtypes)
+    dtypes = {array.dtype for array in arrays if array is not None}
+    if len(dtypes) == 1 and dtypes <= _FLOATS:
+        return dtypes.pop()
+    return np.result_type(*(dtype.newbyteorder("=") for dtype in dtypes))
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:

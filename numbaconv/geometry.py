@@ -409,10 +409,13 @@ def _remembered(make: Any, *arguments: Any) -> Conv2dGeometry:
     return make(*arguments)
 
 
-def _plain(value: Any) -> bool:
+def _plain(values: tuple[Any, ...]) -> bool:
     """Whether equal values are the same to us: True equals 1, and 1.0 too, but neither is taken for an integer."""
-    kind = type(value)
-    return kind is int or kind is str or (kind is tuple and all(map(_plain, value)))
+    for value in values:
+        kind = type(value)
+        if kind is not int and kind is not str and not (kind is tuple and _plain(value)):
+            return False
+    return True
 
 
 def _check_sizes(name: str, shape: Sequence[int], sizes: Sequence[int], batch: int = 0) -> None:

@@ -93,6 +93,20 @@ def copy(to: np.ndarray, i: int, i_step: int, source: np.ndarray, j: int, j_step
         _cut(to, i + k * i_step, 1)[:] = _cut(source, j + k * j_step, 1)
 
 
+def transpose(
+    to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, columns: int
+) -> None:
+    """Copy a block the other way round: ``to[i + c * i_pitch + r] = source[j + r * j_pitch + c]``.
+
+    For ``r`` below ``rows`` and ``c`` below ``columns``, neither of which is above the number of lanes.
+    """
+    if max(rows, columns) > lanes(source.dtype):
+        raise IndexError(f"a block of {rows} x {columns} elements is larger than {lanes(source.dtype)} vectors")
+    for r in range(rows):
+        for c in range(columns):
+            _cut(to, i + c * i_pitch + r, 1)[:] = _cut(source, j + r * j_pitch + c, 1)
+
+
 def clear(to: np.ndarray, start: int, count: int) -> None:
     """Set ``count`` elements to zero."""
     _cut(to, start, count)[:] = 0
@@ -149,6 +163,11 @@ def _type_store(context: Any) -> Callable:
 @type_callable(copy)
 def _type_copy(context: Any) -> Callable:
     return lambda to, i, i_step, source, j, j_step, count: types.none
+
+
+@type_callable(transpose)
+def _type_transpose(context: Any) -> Callable:
+    return lambda to, i, i_pitch, source, j, j_pitch, rows, columns: types.none
 
 
 @type_callable(clear)
@@ -237,6 +256,34 @@ def _lower_copy(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
+@lower_builtin(transpose, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)
+def _lower_transpose(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Load the rows, shuffle them log2(lanes) times, store the columns; what is outside of the block is masked out."""
+    to, i, i_pitch, source, j, j_pitch, rows, columns = args
+    lanes = VECTOR_BYTES * 8 // sig.args[0].dtype.bitwidth
+    code = _Code(context, builder, Tile(sig.args[0].dtype, 1, 1))
+    first = _pointer(context, builder, sig.args[3], source, j)
+    inside = code.mask(columns)
+    block = []
+    for r in range(lanes):
+        here = builder.gep(first, [builder.mul(j_pitch, j_pitch.type(r))])
+        exists = builder.icmp_signed(">", rows, rows.type(r))
+        mask = builder.select(exists, inside, ir.Constant(inside.type, None))
+        block.append(code.load_masked(builder.select(exists, here, first), mask))
+    # Riffle the first half of the rows with the second: after each time, one more bit of the indices has changed sides.
+    low = [k // 2 + k % 2 * lanes for k in range(lanes)]
+    for _ in range(lanes.bit_length() - 1):
+        pairs = [(block[k], block[k + lanes // 2]) for k in range(lanes // 2)]
+        block = [code.shuffle(a, b, [n + part for n in low]) for a, b in pairs for part in (0, lanes // 2)]
+    first = _pointer(context, builder, sig.args[0], to, i)
+    inside = code.mask(rows)
+    for c, column in enumerate(block):
+        exists = builder.icmp_signed(">", columns, columns.type(c))
+        here = builder.select(exists, builder.gep(first, [builder.mul(i_pitch, i_pitch.type(c))]), first)
+        code.store_masked(column, here, builder.select(exists, inside, ir.Constant(inside.type, None)))
+    return context.get_dummy_value()
+
+
 @lower_builtin(clear, types.Array, types.Integer, types.Integer)
 def _lower_clear(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     to, start, count = args
@@ -299,12 +346,36 @@ class _Code:
         self.builder.store(vector, self.vector_pointer(pointer, v), align=self.align)
 
     def broadcast(self, pointer: Any) -> Any:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        single = self.builder.insert_element(undefined, self.builder.load(pointer), ir.Constant(ir.IntType(32), 0))
-        order = ir.Constant(ir.VectorType(ir.IntType(32), self.tile.lanes), [0] * self.tile.lanes)
-        return self.builder.shuffle_vector(single, undefined, order)
+        return self.splat(self.builder.load(pointer), self.vector)
+
+    def splat(self, scalar: Any, vector: ir.VectorType) -> Any:
+        undefined = ir.Constant(vector, ir.Undefined)
+        single = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+        return self.shuffle(single, undefined, [0] * self.tile.lanes)
+
+    def shuffle(self, a: Any, b: Any, order: list[int]) -> Any:
+        """Elements of ``a`` and, numbered on from there, of ``b``."""
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+    def mask(self, count: Any) -> Any:
+        """Which lanes are among the first ``count``."""
+        wide = ir.VectorType(count.type, self.tile.lanes)
+        numbers = ir.Constant(wide, list(range(self.tile.lanes)))
+        return self.builder.icmp_signed("<", numbers, self.splat(count, wide))
+
+    def load_masked(self, pointer: Any, mask: Any) -> Any:
+        arguments = [self.vector_pointer(pointer, 0), ir.IntType(32)(self.align), mask, ir.Constant(self.vector, None)]
+        return self.call("llvm.masked.load", self.vector, arguments, ".p0")
+
+    def store_masked(self, vector: Any, pointer: Any, mask: Any) -> None:
+        arguments = [vector, self.vector_pointer(pointer, 0), ir.IntType(32)(self.align), mask]
+        self.call("llvm.masked.store", ir.VoidType(), arguments, ".p0")
+
+    def call(self, intrinsic: str, result: Any, arguments: list[Any], suffix: str = "") -> Any:
+        """Call an intrinsic of LLVM for vectors of this type."""
+        name = f"{intrinsic}.v{self.tile.lanes}f{self.tile.dtype.bitwidth}{suffix}"
+        signature = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), arguments)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        signature = ir.FunctionType(self.vector, [self.vector] * 3)
-        name = f"{_FUSED}.v{self.tile.lanes}f{self.tile.dtype.bitwidth}"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), [a, b, c])
+        return self.call(_FUSED, self.vector, [a, b, c])

@@ -129,7 +129,7 @@ def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
     rows = (plan.band - 1) * plan.in_h + plan.span
     pack_slab(
         x, start, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
-        scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns, plan.ICG,
+        scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns, plan.ICG, plan.lanes,
     )  # fmt: skip
     for block in range(plan.blocks):
         channel = block * plan.width
@@ -171,7 +171,7 @@ def _correlate_row(y, target, scratch, source, stage, block, count, plan, runs, 
             _correlate_tile(
                 scratch, stage, plan.width, scratch, pixels, block, vectors, height, plan, runs, first, last
             )
-            unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch)
+            unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
 
 
 @routine

@@ -9,15 +9,15 @@ Two orders exist, whatever the layout of the user's arrays:
 from __future__ import annotations
 
 from numbaconv.jit import routine
-from numbaconv.simd import add, clear, copy, spread
+from numbaconv.simd import add, clear, copy, spread, transpose
 
 
 @routine
-def pack_slab(x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left, columns, pitch):
+def pack_slab(x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left, columns, pitch, lanes):
     """Copy rows ``top`` to ``top + rows`` and columns ``left`` to ``left + columns`` of an image, zeros outside of it.
 
     The image begins at ``x[start]``; ``sc``, ``sh`` and ``sw`` are its strides. The slab begins at ``slab[to]``; a
-    pixel of it has ``pitch`` elements, of which those beyond ``channels`` are zeros.
+    pixel of it has ``pitch`` elements, of which those beyond ``channels`` are zeros. ``lanes`` is those of a vector.
     """
     first = min(max(-left, 0), columns)
     last = max(min(IW - left, columns), first)
@@ -36,9 +36,22 @@ def pack_slab(x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left,
         elif sc == 1:
             for column in range(last - first):
                 copy(slab, target + column * pitch, 1, x, source + column * sw, 1, channels)
+        elif sw == 1:
+            transpose_all(slab, target, pitch, x, source, sc, channels, last - first, lanes)
         else:
             for c in range(channels):
                 copy(slab, target + c, pitch, x, source + c * sc, sw, last - first)
+
+
+@routine
+def transpose_all(to, i, i_pitch, source, j, j_pitch, rows, columns, lanes):
+    """The same as :func:`numbaconv.simd.transpose` for any numbers of rows and columns."""
+    for r in range(0, rows, lanes):
+        for c in range(0, columns, lanes):
+            transpose(
+                to, i + c * i_pitch + r, i_pitch, source, j + r * j_pitch + c, j_pitch,
+                min(lanes, rows - r), min(lanes, columns - c),
+            )  # fmt: skip
 
 
 @routine
@@ -67,11 +80,13 @@ def unpack_block(packed, start, step, parts, taps, channels, lanes, width, vecto
 
 
 @routine
-def unpack_tile(stage, start, width, pixels, lanes, y, to, s_lane, s_pixel):
-    """Copy what exists of a tile, channels innermost, to where channels lie ``s_lane`` apart."""
-    if s_lane == 1:
+def unpack_tile(stage, start, width, pixels, channels, y, to, s_channel, s_pixel, lanes):
+    """Copy what exists of a tile, channels innermost, to where channels lie ``s_channel`` apart."""
+    if s_channel == 1:
         for pixel in range(pixels):
-            copy(y, to + pixel * s_pixel, 1, stage, start + pixel * width, 1, lanes)
+            copy(y, to + pixel * s_pixel, 1, stage, start + pixel * width, 1, channels)
+    elif s_pixel == 1:
+        transpose_all(y, to, s_channel, stage, start, width, pixels, channels, lanes)
     else:
-        for lane in range(lanes):
-            copy(y, to + lane * s_lane, s_pixel, stage, start + lane, width, pixels)
+        for channel in range(channels):
+            copy(y, to + channel * s_channel, s_pixel, stage, start + channel, width, pixels)

@@ -134,7 +134,7 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
         pack_slab(
             x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w,
             min(plan.ICG, plan.IC - g * plan.ICG), plan.IH, plan.IW, scratch, own,
-            plan.top + first * plan.SH, (rows - 1) * plan.SH + plan.span, plan.left, plan.columns, plan.ICG,
+            plan.top + first * plan.SH, (rows - 1) * plan.SH + plan.span, plan.left, plan.columns, plan.ICG, plan.lanes,
         )  # fmt: skip
         for block in blocks:
             channel = block * plan.width
@@ -144,7 +144,7 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
             lane = channel if plan.elementwise else 0  # where in a slab's pixel this block's channels begin
             pack_slab(
                 z, n * plan.z_n + (g * plan.OCG + channel) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
-                count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, plan.width,
+                count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, plan.width, plan.lanes,
             )  # fmt: skip
             vectors = 2 if count > plan.lanes else 1
             _sum_block(
