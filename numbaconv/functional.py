@@ -22,7 +22,7 @@ from numbaconv.geometry import (
     check_output_mask,
     conv2d_output_size,
 )
-from numbaconv.memory import flat, flat_image, scratch
+from numbaconv.memory import flat, flat_image, is_flat, scratch
 from numbaconv.plan import Plan, forward_plan, input_gradient_plan, weight_gradient_plan
 from numbaconv.threads import launch, threads_for
 
@@ -382,7 +382,7 @@ def _correlate(
     if out.size == 0:
         return out
     dtype = compute_dtype(out.dtype)
-    target = _target(out, dtype)
+    target = _target(out, dtype, geometry.layout)
     x, x_layout = flat_image(source, dtype, geometry.layout)
     y, y_layout = flat_image(target, dtype, geometry.layout)
     plan: Plan = make_plan(geometry, dtype, x_layout, y_layout)
@@ -428,11 +428,9 @@ def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> Non
     launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, threads)
 
 
-def _target(out: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _target(out: np.ndarray, dtype: np.dtype, layout: Layout) -> np.ndarray:
     """``out`` itself where a kernel can write to it, else a new array for the kernel to write to."""
-    dense = out.flags.c_contiguous or out.transpose(0, 2, 3, 1).flags.c_contiguous
-    dense = dense or out.transpose(0, 3, 1, 2).flags.c_contiguous
-    return out if out.dtype == dtype and out.flags.aligned and dense else np.empty(out.shape, dtype)
+    return out if out.dtype == dtype and is_flat(out, layout) else np.empty(out.shape, dtype)
 
 
 def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:

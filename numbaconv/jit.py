@@ -102,4 +102,20 @@ class _CacheImpl(caching.CompileResultCacheImpl):
 
 
 class _Cache(caching.FunctionCache):
+    """A cache that is never in the way: what can't be read is compiled again, what can't be written is not kept."""
+
     _impl_class = _CacheImpl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # cut short, or pickled by a version whose names are gone: anything may be raised
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except Exception:
+            with suppress(OSError):
+                self.flush()  # an index that can't be read can't be added to either
+                super().save_overload(sig, data)

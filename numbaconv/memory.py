@@ -41,6 +41,12 @@ def flat_image(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.n
     return flat(array, dtype), layout
 
 
+def is_flat(array: np.ndarray, layout: Layout) -> bool:
+    """Whether :func:`flat_image` gives the memory of the array itself rather than of a copy."""
+    dense = array.flags.c_contiguous or array.transpose(_OTHER[layout][1]).flags.c_contiguous
+    return dense and array.flags.aligned
+
+
 def scratch(dtype: np.dtype, size: int) -> np.ndarray:
     """At least ``size`` elements of memory that starts at a cache line, with anything in it.
 

@@ -28,6 +28,8 @@ PARTS_BYTES = 4 * 1024 * 1024
 TASKS = 32
 #: Vectors of channels that are packed together where every channel has its own filter.
 LANEWISE_BLOCKS = 8
+#: A stride of so many times what is read at each step is not worth packing what lies between.
+FAR = 8
 #: Operations below which a call is over before a second thread has woken up.
 SERIAL_FLOPS = 4_000_000
 
@@ -89,6 +91,15 @@ class Side(NamedTuple):
         return {f"{name}_n": C * H * W, f"{name}_c": c, f"{name}_h": h, f"{name}_w": w}
 
 
+class Stretch(NamedTuple):
+    """The image columns that are packed into a slab's row."""
+
+    columns: int
+    pieces: int
+    apart: int
+    in_w: int  # slab columns from a pixel to the next
+
+
 class Filter(NamedTuple):
     """Elements from a group, lane, summed channel, row and column of the weight to the next."""
 
@@ -135,11 +146,11 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
     weight = _filter(g, cut)
     top, span = _reach([rows])
     left, span_w = _reach([columns])
-    slab_columns = (g.OW - 1) * g.SW + span_w
+    stretch = _stretch(g.OW, g.SW, span_w)
     pixel = cut.source  # elements of a slab's pixel
 
     # Neighbouring taps of a kernel row make one window, where the tile's rows can run on from one to the next.
-    row_pitch = g.DW * pixel if cut.elementwise else 1
+    row_pitch = (g.DW * pixel if len(columns.taps) > 1 else pixel) if cut.elementwise else 1
     joined = max(1, len(columns.taps)) if cut.elementwise or g.DW == 1 else 1
     tiles = cover(joined * cut.reduced, cut.width // cut.lanes, cut.heights)
     window = tiles[-1][0] + tiles[-1][1]
@@ -148,16 +159,16 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
     for kh, row in rows.taps:
         for number, (kw, column) in enumerate(columns.taps):
             if number % joined == 0:
-                windows.append((((row - top) * slab_columns + column - left) * pixel, len(windows) * window))
+                windows.append((((row - top) * stretch.columns + column - left) * pixel, len(windows) * window))
             taps.append((kh * weight.row + kw * weight.column, windows[-1][1] + number % joined * cut.reduced))
 
     block_size = len(windows) * window * cut.width
     packed = cut.G * cut.blocks * block_size
-    band = _band(g, g.OH, g.N, g.SH, span, (slab_columns * pixel + g.OW * cut.width) * dtype.itemsize)
+    band = _band(g, g.OH, g.N, g.SH, span, (stretch.columns * pixel + g.OW * cut.width) * dtype.itemsize)
     bands = -(-g.OH // band)
     parts = max(1, min(TASKS, g.N * bands, PARTS_BYTES // max(1, packed * dtype.itemsize)))
     splits = min(cut.blocks, -(-TASKS // (parts * cut.G)))
-    slab = ((band - 1) * g.SH + span) * slab_columns * pixel
+    slab = ((band - 1) * g.SH + span) * stretch.columns * pixel
     # The last tile of a window may hang over its end, and reads on from there.
     gradient = _round_up(slab + TALL * row_pitch + cut.width, cut.lanes)
     values = dict(
@@ -167,10 +178,10 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
         elementwise=cut.elementwise, reduced=cut.reduced, row_pitch=row_pitch,
         lanes=cut.lanes, width=cut.width, blocks=cut.blocks, block_size=block_size, parts=parts, splits=splits,
         slabs=_round_up(parts * packed, cut.lanes), own=gradient + _round_up(band * g.OW * cut.width, cut.lanes),
-        gradient=gradient, units=g.N * bands, bands=bands, band=band, SH=g.SH, SW=g.SW, top=top, left=left, span=span,
-        columns=slab_columns, tasks=parts * cut.G * splits,
+        gradient=gradient, units=g.N * bands, bands=bands, band=band, in_h=g.SH, top=top, left=left, span=span,
+        **stretch._asdict(), tasks=parts * cut.G * splits,
     )  # fmt: skip
-    runs = [(row * g.SH * slab_columns * pixel, row * g.OW * cut.width, g.OW) for row in range(band)]
+    runs = [(row * g.SH * stretch.columns * pixel, row * g.OW * cut.width, g.OW) for row in range(band)]
     tables = (_table(taps, 2), _table(runs, 3), _table(windows, 2), _table(tiles, 3))
     fill = len(taps) < g.KH * g.KW
     return _plan(weight_gradient, WEIGHT_GRADIENT, values, tables, g, fill)
@@ -222,7 +233,7 @@ def _correlation(
     left, span_w = _reach(column_phases)
     most_rows = max((phase.pixels for phase in row_phases), default=0)
     most_columns = max((phase.pixels for phase in column_phases), default=0)
-    slab_columns = max(1, (most_columns - 1) * step[1] + span_w)
+    stretch = _stretch(most_columns, step[1], span_w)
     pixel = cut.source  # elements of a slab's pixel
 
     taps: list[int] = []
@@ -234,7 +245,7 @@ def _correlation(
             first_run, first_tile = len(runs), len(tiles)
             for kh, row in rows.taps:
                 for kw, column in columns.taps:
-                    offset = ((row - top) * slab_columns + column - left) * pixel
+                    offset = ((row - top) * stretch.columns + column - left) * pixel
                     if len(runs) > first_run and runs[-1][0] + runs[-1][2] == offset and not cut.elementwise:
                         runs[-1][2] += cut.reduced  # this tap's pixels follow the last one's in memory
                     else:
@@ -245,11 +256,11 @@ def _correlation(
             phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *ends))
 
     block_size = len(taps) * cut.reduced * cut.width
-    band = _band(g, most_rows, g.N * cut.G, step[0], span, slab_columns * pixel * dtype.itemsize)
+    band = _band(g, most_rows, g.N * cut.G, step[0], span, stretch.columns * pixel * dtype.itemsize)
     bands = -(-most_rows // band)
-    slab = ((band - 1) * step[0] + span) * slab_columns * pixel
+    slab = ((band - 1) * step[0] + span) * stretch.columns * pixel
     # The last tile of a row may hang over its end, and reads on from there.
-    stage = _round_up(slab + TALL * step[1] * pixel + cut.width, cut.lanes)
+    stage = _round_up(slab + TALL * stretch.in_w * pixel + cut.width, cut.lanes)
     bias = _round_up(cut.G * cut.blocks * block_size, cut.lanes)
     values = dict(
         G=cut.G, IC=source.C, OC=target.C, ICG=cut.source, OCG=cut.target, IH=source.H, IW=source.W,
@@ -258,7 +269,7 @@ def _correlation(
         elementwise=cut.elementwise, reduced=cut.reduced, lanes=cut.lanes, width=cut.width, blocks=cut.blocks,
         block_size=block_size, bias=bias, slabs=bias + cut.G * cut.blocks * cut.width,
         own=stage + TALL * cut.width, stage=stage, bands=bands, band=band, top=top, left=left, span=span,
-        columns=slab_columns, in_h=step[0], in_w=step[1], out_h=stride[0], out_w=stride[1],
+        **stretch._asdict(), in_h=step[0], out_h=stride[0], out_w=stride[1],
         tasks=g.N * cut.G * bands,
     )  # fmt: skip
     tables = (_table(taps, 0), _table(runs, 3), _table(phases, 8), _table(tiles, 3))
@@ -316,6 +327,15 @@ def _reach(phases: list[Axis]) -> tuple[int, int]:
     """The first source pixel that pixel 0 of any phase reaches, and how many there are from it to the last."""
     offsets = [offset for phase in phases for _, offset in phase.taps] or [0]
     return min(offsets), max(offsets) - min(offsets) + 1
+
+
+def _stretch(pixels: int, step: int, span: int) -> Stretch:
+    """All columns from the first to the last that is read; piece by piece where few of those between are."""
+    if pixels <= 1:
+        return Stretch(span, 1, 0, 1)
+    if step > FAR * span:
+        return Stretch(pixels * span, pixels, step, span)
+    return Stretch((pixels - 1) * step + span, 1, 0, step)
 
 
 def _band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int) -> int:

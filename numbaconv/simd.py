@@ -108,8 +108,8 @@ def transpose(
 
 
 def clear(to: np.ndarray, start: int, count: int) -> None:
-    """Set ``count`` elements to zero."""
-    _cut(to, start, count)[:] = 0
+    """Set ``count`` elements to zero; none if that is negative."""
+    _cut(to, start, max(0, count))[:] = 0
 
 
 def _cut(array: np.ndarray, start: int, count: int) -> np.ndarray:

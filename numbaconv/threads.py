@@ -13,7 +13,7 @@ from numbaconv.jit import Kernel
 
 _limit: int | None = None  # what set_num_threads was told; None: what Numba says
 _launched = False  # a parallel kernel has run in this process
-_forked = False  # this process was forked from one in which a parallel kernel had run
+_forked = False  # this process was made by fork
 _gate = threading.Lock()
 
 
@@ -89,9 +89,12 @@ def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
 
 
 def _after_fork() -> None:
-    """A child inherits the memory of OpenMP's thread pool but not its threads, so it must not use it."""
+    """A child inherits the memory of OpenMP's thread pool but not its threads, so it must not use it.
+
+    The pool may have been started by anyone in the parent, so every forked child computes on one thread.
+    """
     global _forked, _gate
-    _forked = _forked or _launched
+    _forked = True
     _gate = threading.Lock()
 
 

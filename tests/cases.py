@@ -1,4 +1,4 @@
-"""Convolutions to test with: random geometries whose sizes matter to the kernels, arrays for them, and what must come out.
+"""Convolutions to test with: geometries whose sizes matter to the kernels, arrays for them, and what must come out.
 
 A case is made of choices, which either hypothesis makes (:func:`cases`, which shrinks what fails) or a seeded generator
 (:func:`random_cases`, which needs no pytest around it).
@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,9 +21,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 import numbaconv
+from numbaconv import plan as planning
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.plan import LANEWISE_BLOCKS
 
 T = TypeVar("T")
 #: A whole number from the first to the second, chosen by somebody.
@@ -231,7 +232,7 @@ def _channels(choose: Choose, most: int, dtype: np.dtype) -> tuple[int, int, int
     """Groups, input and output channels of each, of a product of at most ``most``: around the number of lanes."""
     lanes = simd.lanes(np.float32 if dtype == np.float16 else dtype)
     counts = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 4 * lanes)
-    lanewise = LANEWISE_BLOCKS * lanes
+    lanewise = planning.LANEWISE_BLOCKS * lanes
     kind = choose(0, 5)
     if kind == 0:  # depthwise; more channels than the kernels take at once, too
         options = [(G, 1, 1) for G in (*counts, lanewise, lanewise + 1, 2 * lanewise - lanes // 2)]
@@ -297,7 +298,25 @@ ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-# --- other processes --------------------------------------------------------------------------------------------------
+# --- other plans, other processes -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def everything_in_parallel() -> Iterator[None]:
+    """No convolution is too small to be cut into bands and spread over threads."""
+    before = planning.SERIAL_FLOPS
+    planning.SERIAL_FLOPS = 0
+    forget_plans()
+    try:
+        yield
+    finally:
+        planning.SERIAL_FLOPS = before
+        forget_plans()
+
+
+def forget_plans() -> None:
+    for make in (planning.forward_plan, planning.input_gradient_plan, planning.weight_gradient_plan):
+        make.cache_clear()
 
 
 def run_python(*arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -3,8 +3,8 @@
 Compiled code does not notice that it reads or writes beside an array, but the processor does if the page there is
 protected: it kills the process. So a child process does it, and says what it is about to do before it does it.
 
-Scratch memory is guarded too. There it has exactly the size that was asked for, and is full of NaN: what reads an element
-that nobody wrote cannot be right.
+Scratch memory is guarded too. There it has exactly the size that was asked for, and is full of NaN: what reads an
+element that nobody wrote cannot be right.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import mmap
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
-from cases import Case, assert_equal, expected, random_cases, run, run_python
+from cases import Case, assert_equal, everything_in_parallel, expected, random_cases, run, run_python
 
 import numbaconv
 from numbaconv.geometry import Conv2dGeometry
@@ -33,12 +35,12 @@ pytestmark = [
 PAGE = mmap.PAGESIZE
 NOTHING, READ, WRITE = 0, 1, 2  # PROT_NONE, PROT_READ, PROT_WRITE
 SIDES = ("end", "start")
-#: Seed, number of cases, multiplications of a pass, threads: small ones of all kinds, and some that are run in parallel.
-BATCHES = [(0, 250, 20_000, 1), (1, 40, 600_000, 1), (1, 40, 600_000, 2)]
+#: Seed, number of cases, multiplications of a pass, threads.
+BATCHES = [(0, 300, 20_000, 1), (1, 20, 600_000, 1), (2, 60, 20_000, 2), (3, 12, 600_000, 2)]
 
 
 def guarded(values: np.ndarray, side: str, writable: bool = True) -> np.ndarray:
-    """A copy of ``values`` that ends, or starts, at a page that can't be touched; optionally none of it can be written."""
+    """A copy of ``values`` that ends, or starts, at a page that can't be touched, and may itself be read-only."""
     pages = max(1, -(-values.nbytes // PAGE))
     memory = between_guards(pages)
     copy = placed(memory, side, values.nbytes).view(values.dtype).reshape(values.shape)
@@ -81,7 +83,7 @@ def guarded_image(values: np.ndarray, side: str, layout: str, swapped: bool, wri
 
 
 def guard_scratch(side: str, share: float = 1.0) -> list[int]:
-    """Guard scratch memory from now on, or only a share of what was asked for. Returns a list of all sizes asked for."""
+    """Guard scratch memory from now on, and give but a share of it. Returns the list of the sizes asked for."""
     sizes: list[int] = []
 
     def scratch(dtype: np.dtype, size: int) -> np.ndarray:
@@ -130,12 +132,15 @@ def child_run() -> None:
         sizes = guard_scratch(side)
         calls = 0
         for seed, count, products, threads in BATCHES:
-            numbaconv.set_num_threads(min(threads, numbaconv.get_num_threads()))
-            for number, case in enumerate(random_cases(seed, count, products, [np.float32, np.float64])):
-                swapped = tuple(bool(number >> bit & 1) for bit in range(6))
-                print(f"seed {number}, guard at the {side}, {threads} threads, swapped {swapped}: {case}", flush=True)
-                run_guarded(case, side, swapped, number)
-                calls += 1
+            numbaconv.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+            with everything_in_parallel() if threads > 1 else nullcontext():
+                for number, case in enumerate(random_cases(seed, count, products, [np.float32, np.float64])):
+                    swapped = tuple(bool(number >> bit & 1) for bit in range(6))
+                    print(
+                        f"guard at the {side}, {threads} threads, swapped {swapped}, data {number}: {case}", flush=True
+                    )
+                    run_guarded(case, side, swapped, number)
+                    calls += 1
         assert len(sizes) > 4 * calls, "the kernels have scratch memory from somewhere else"
 
 

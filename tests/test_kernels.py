@@ -6,12 +6,24 @@ product shows. Under ``NUMBA_DISABLE_JIT=1`` the kernels run as Python, which ch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import INTERPRETED, ORDERS, Case, Results, assert_equal, cases, expected, random_cases, run
+from cases import (
+    INTERPRETED,
+    ORDERS,
+    Case,
+    Results,
+    assert_equal,
+    cases,
+    everything_in_parallel,
+    expected,
+    random_cases,
+    run,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,12 +74,22 @@ def test_all_passes_of_larger_cases(seed: int) -> None:
         assert_equal(run(numbaconv, case, arrays), expected(case, arrays), case)
 
 
+def test_all_passes_of_small_cases_cut_into_many_tasks() -> None:
+    # By themselves only large cases are cut; small ones are of more kinds.
+    with everything_in_parallel():
+        for case in random_cases(10, 15 if INTERPRETED else 120, FEW):
+            arrays = case.arrays()
+            assert_equal(run(numbaconv, case, arrays), expected(case, arrays), case)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 def test_every_width_around_a_tile(layout: Any, dtype: Any) -> None:
     for width in range(1, 12 if INTERPRETED else 46):
         for columns in (1, 3):
-            shapes = ((2, 3, 2, width), (5, 3, 1, columns)) if layout == "NCHW" else ((2, 2, width, 3), (5, 1, columns, 3))
+            shapes = (
+                ((2, 3, 2, width), (5, 3, 1, columns)) if layout == "NCHW" else ((2, 2, width, 3), (5, 1, columns, 3))
+            )
             case = one_case(*shapes, dtype, padding=(0, columns // 2), layout=layout)
             arrays = case.arrays(width)
             assert_equal(run(numbaconv, case, arrays), expected(case, arrays), case)
@@ -76,7 +98,9 @@ def test_every_width_around_a_tile(layout: Any, dtype: Any) -> None:
 @pytest.mark.parametrize("side", ["input", "output", "both", "depthwise"])
 def test_every_number_of_channels_around_a_vector(side: str) -> None:
     for channels in range(1, 8 if INTERPRETED else 4 * LANES + 2):
-        ICG, OC = {"input": (channels, 3), "output": (3, channels), "both": (channels, channels)}.get(side, (1, channels))
+        ICG, OC = {"input": (channels, 3), "output": (3, channels), "both": (channels, channels)}.get(
+            side, (1, channels)
+        )
         G = channels if side == "depthwise" else 1
         case = one_case((1, ICG * G, 3, 5), (OC, ICG, 2, 2), stride=(1, 2), padding=((1, 0), (0, 1)), groups=G)
         arrays = case.arrays(channels)
@@ -326,6 +350,15 @@ def test_gradients_are_finite_differences_with_a_step_of_one(x: Any, w: Any, par
 # --- against PyTorch --------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def torch() -> Iterator[Any]:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # its threads would spin beside ours
+    yield torch
+    torch.set_num_threads(before)
+
+
 def by_torch(torch: Any, case: Case, arrays: Any) -> Results:
     """All passes by PyTorch and its autograd in float64."""
     g = case.geometry
@@ -350,16 +383,14 @@ def by_torch(torch: Any, case: Case, arrays: Any) -> Results:
 
 
 @pytest.mark.parametrize("seed", range(100, 104))
-def test_against_torch(seed: int) -> None:
-    torch = pytest.importorskip("torch")
+def test_against_torch(torch: Any, seed: int) -> None:
     for case in random_cases(seed, 10 if INTERPRETED else 100, FEW if INTERPRETED else 400_000, far=90):
         arrays = case.arrays(seed)
         assert_equal(run(numbaconv, case, arrays), by_torch(torch, case, arrays), case)
 
 
-def test_conv_transpose2d_against_torch() -> None:
-    torch = pytest.importorskip("torch")
-    for number, case in enumerate(random_cases(200, 20 if INTERPRETED else 300, FEW, [np.float64], far=40)):
+def test_conv_transpose2d_against_torch(torch: Any) -> None:
+    for number, case in enumerate(random_cases(200, 20 if INTERPRETED else 150, FEW, [np.float64], far=40)):
         g, rng = case.geometry, np.random.default_rng(number)
         if case.geometry.layout == "NHWC":
             continue
@@ -374,9 +405,8 @@ def test_conv_transpose2d_against_torch() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_rounding_is_as_small_as_torchs(dtype: Any) -> None:
+def test_rounding_is_as_small_as_torchs(torch: Any, dtype: Any) -> None:
     # Equality is for whole numbers; for others no error may be larger than a long sum's own.
-    torch = pytest.importorskip("torch")
     case = one_case((2, 40, 14, 15), (33, 40, 3, 3), dtype, padding=1)
     rng = np.random.default_rng(0)
     arrays = type(case.arrays())(*(rng.standard_normal(a.shape).astype(dtype) for a in case.arrays()))

@@ -63,7 +63,9 @@ CORRELATION = record(
     "left",
     "span",  # slab rows that a single pixel reaches
     "columns",  # slab columns
-    "in_h",  # source rows and columns from a pixel to the next
+    "pieces",  # stretches of image columns that a slab row is made of
+    "apart",  # image columns from a stretch to the next
+    "in_h",  # slab rows and columns from a pixel to the next
     "in_w",
     "out_h",  # target rows and columns from a pixel of a phase to the next
     "out_w",
@@ -108,7 +110,7 @@ def _pack_weights(w, bias, scratch, plan, taps, block):
     """Pack one block of weights and of the bias, with zeros in the lanes that have no channel."""
     g = block // plan.blocks
     channel = block % plan.blocks * plan.width
-    lanes = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+    lanes = max(0, min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel))
     start = g * plan.w_group + channel * plan.w_lane
     pack_block(
         w, start, plan.w_lane, plan.w_channel, plan.reduced, taps, scratch, block * plan.block_size, lanes, plan.width
@@ -129,7 +131,8 @@ def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
     rows = (plan.band - 1) * plan.in_h + plan.span
     pack_slab(
         x, start, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
-        scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns, plan.ICG, plan.lanes,
+        scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns // plan.pieces,
+        plan.pieces, plan.apart, plan.ICG, plan.lanes,
     )  # fmt: skip
     for block in range(plan.blocks):
         channel = block * plan.width

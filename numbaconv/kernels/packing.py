@@ -13,34 +13,48 @@ from numbaconv.simd import add, clear, copy, spread, transpose
 
 
 @routine
-def pack_slab(x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left, columns, pitch, lanes):
+def pack_slab(
+    x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left, columns, pieces, apart, pitch, lanes
+):  # fmt: skip
     """Copy rows ``top`` to ``top + rows`` and columns ``left`` to ``left + columns`` of an image, zeros outside of it.
 
     The image begins at ``x[start]``; ``sc``, ``sh`` and ``sw`` are its strides. The slab begins at ``slab[to]``; a
     pixel of it has ``pitch`` elements, of which those beyond ``channels`` are zeros. ``lanes`` is those of a vector.
+    Where strides leap over much of the image, a row comes in ``pieces`` of so many columns each, ``apart`` columns from
+    each other in the image, and next to each other in the slab.
     """
+    for row in range(rows):
+        line = to + row * pieces * columns * pitch
+        inside = 0 <= top + row < IH
+        if not inside or channels < pitch:
+            clear(slab, line, pieces * columns * pitch)
+        if inside:
+            for piece in range(pieces):
+                _pack_row(
+                    x, start + (top + row) * sh, sc, sw, channels, IW, slab, line + piece * columns * pitch,
+                    left + piece * apart, columns, pitch, lanes,
+                )  # fmt: skip
+
+
+@routine
+def _pack_row(x, start, sc, sw, channels, IW, slab, to, left, columns, pitch, lanes):
+    """Copy columns ``left`` to ``left + columns`` of the image row that begins at ``x[start]``."""
     first = min(max(-left, 0), columns)
     last = max(min(IW - left, columns), first)
-    for row in range(rows):
-        line = to + row * columns * pitch
-        if not 0 <= top + row < IH or channels < pitch:
-            clear(slab, line, columns * pitch)
-        if not 0 <= top + row < IH:
-            continue
-        clear(slab, line, first * pitch)
-        clear(slab, line + last * pitch, (columns - last) * pitch)
-        source = start + (top + row) * sh + (left + first) * sw
-        target = line + first * pitch
-        if sc == 1 and sw == pitch:
-            copy(slab, target, 1, x, source, 1, (last - first) * pitch)
-        elif sc == 1:
-            for column in range(last - first):
-                copy(slab, target + column * pitch, 1, x, source + column * sw, 1, channels)
-        elif sw == 1:
-            transpose_all(slab, target, pitch, x, source, sc, channels, last - first, lanes)
-        else:
-            for c in range(channels):
-                copy(slab, target + c, pitch, x, source + c * sc, sw, last - first)
+    clear(slab, to, first * pitch)
+    clear(slab, to + last * pitch, (columns - last) * pitch)
+    source = start + (left + first) * sw
+    target = to + first * pitch
+    if sc == 1 and sw == pitch:
+        copy(slab, target, 1, x, source, 1, (last - first) * pitch)
+    elif sc == 1:
+        for column in range(last - first):
+            copy(slab, target + column * pitch, 1, x, source + column * sw, 1, channels)
+    elif sw == 1:
+        transpose_all(slab, target, pitch, x, source, sc, channels, last - first, lanes)
+    else:
+        for c in range(channels):
+            copy(slab, target + c, pitch, x, source + c * sc, sw, last - first)
 
 
 @routine

@@ -23,7 +23,7 @@ from numbaconv.jit import Kernel, device, routine
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
-from numbaconv.simd import add, hadamard, zeros
+from numbaconv.simd import add, clear, hadamard, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WEIGHT_GRADIENT = record(
@@ -62,12 +62,14 @@ WEIGHT_GRADIENT = record(
     "units",  # bands of all images
     "bands",  # bands of an image
     "band",  # output rows of a band
-    "SH",
-    "SW",
+    "in_h",  # slab rows and columns from a pixel to the next
+    "in_w",
     "top",  # input row and column that output pixel (0, 0) reaches first
     "left",
     "span",  # slab rows that a single pixel reaches
     "columns",  # slab columns
+    "pieces",  # stretches of image columns that a slab row is made of
+    "apart",  # image columns from a stretch to the next
     "tasks",
 )
 
@@ -101,7 +103,7 @@ def _unpack_sums(w, scratch, plan, taps, block):
     """Add up the parts of one block, and put it where it belongs."""
     g = block // plan.blocks
     channel = block % plan.blocks * plan.width
-    lanes = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+    lanes = max(0, min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel))
     unpack_block(
         scratch, block * plan.block_size, plan.G * plan.blocks * plan.block_size, plan.parts, taps, plan.reduced,
         lanes, plan.width, plan.lanes, w, g * plan.w_group + channel * plan.w_lane, plan.w_lane, plan.w_channel,
@@ -126,7 +128,7 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
     sums = (part * plan.G + g) * plan.blocks * plan.block_size
     for block in blocks:
         start = sums + block * plan.block_size
-        scratch[start : start + plan.block_size] = 0
+        clear(scratch, start, plan.block_size)
     for unit in range(part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts):
         n = unit // plan.bands
         first = unit % plan.bands * plan.band
@@ -134,7 +136,8 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
         pack_slab(
             x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w,
             min(plan.ICG, plan.IC - g * plan.ICG), plan.IH, plan.IW, scratch, own,
-            plan.top + first * plan.SH, (rows - 1) * plan.SH + plan.span, plan.left, plan.columns, plan.ICG, plan.lanes,
+            plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left,
+            plan.columns // plan.pieces, plan.pieces, plan.apart, plan.ICG, plan.lanes,
         )  # fmt: skip
         for block in blocks:
             channel = block * plan.width
@@ -144,7 +147,8 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
             lane = channel if plan.elementwise else 0  # where in a slab's pixel this block's channels begin
             pack_slab(
                 z, n * plan.z_n + (g * plan.OCG + channel) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
-                count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, plan.width, plan.lanes,
+                count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, 1, 0, plan.width,
+                plan.lanes,
             )  # fmt: skip
             vectors = 2 if count > plan.lanes else 1
             _sum_block(
@@ -167,7 +171,7 @@ def _sum_block(scratch, own, slab, start, vectors, plan, runs, rows, windows, ti
                     b = own + plan.gradient + runs[row, 1]
                     for _ in range(plan.OW):
                         tile = hadamard(tile, scratch, a, plan.row_pitch, scratch, b)
-                        a += plan.SW * plan.ICG
+                        a += plan.in_w * plan.ICG
                         b += plan.width
                 add(tile, scratch, to, plan.width)
             elif vectors == 2:
@@ -188,7 +192,7 @@ def _sum_block(scratch, own, slab, start, vectors, plan, runs, rows, windows, ti
 @device
 def _sum(tile, scratch, to, source, own, plan, runs, rows):
     tile = accumulate(
-        tile, scratch, source, plan.row_pitch, plan.SW * plan.ICG, scratch, own + plan.gradient, plan.width, runs, 0,
+        tile, scratch, source, plan.row_pitch, plan.in_w * plan.ICG, scratch, own + plan.gradient, plan.width, runs, 0,
         rows,
     )  # fmt: skip
     add(tile, scratch, to, plan.width)

@@ -1,0 +1,441 @@
+"""Threads: the same bits whatever their number, calls from many Python threads at once, and processes made from others.
+
+Every wait has an end, so that what hangs fails.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from cases import Arrays, Case, Results, everything_in_parallel, random_cases, run, run_python
+
+import numbaconv
+from numbaconv import threads
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.kernels.correlation import correlate
+from numbaconv.kernels.weight_gradient import weight_gradient
+
+SEVERAL = numba.config.NUMBA_NUM_THREADS
+compiled = pytest.mark.compiled
+needs_two = pytest.mark.skipif(SEVERAL < 2, reason="needs two threads")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+WAIT = 120  # seconds
+
+
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test starts from, and leaves behind, a process that has been told no number of threads."""
+    monkeypatch.setattr(threads, "_limit", None)
+
+
+# --- the setting ------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_threads_is_numbas_until_it_is_set() -> None:
+    assert numbaconv.get_num_threads() == numba.get_num_threads()
+    for n in {1, SEVERAL, np.int64(1), np.uint8(SEVERAL)}:
+        assert numbaconv.set_num_threads(n) is None
+        assert numbaconv.get_num_threads() == n
+        assert type(numbaconv.get_num_threads()) is int
+
+
+@pytest.mark.parametrize(
+    ("n", "error", "message"),
+    [
+        (0, ValueError, "must be from 1 .* got 0"),
+        (-1, ValueError, "must be from 1 .* got -1"),
+        (SEVERAL + 1, ValueError, f"at most {SEVERAL} here, got {SEVERAL + 1}: set NUMBA_NUM_THREADS"),
+        (True, TypeError, "integer, got True"),
+        (1.0, TypeError, r"integer, got 1\.0"),
+        ("1", TypeError, "integer, got '1'"),
+        (None, TypeError, "integer, got None"),
+        (np.array(1), TypeError, "integer"),
+    ],
+)
+def test_numbers_of_threads_that_are_refused(n: Any, error: type[Exception], message: str) -> None:
+    numbaconv.set_num_threads(1)
+    with pytest.raises(error, match=message):
+        numbaconv.set_num_threads(n)
+    assert numbaconv.get_num_threads() == 1
+
+
+def test_the_setting_is_the_whole_processs_and_leaves_numbas_alone() -> None:
+    before = numba.get_num_threads()
+    setter = threading.Thread(target=numbaconv.set_num_threads, args=(1,))
+    setter.start()
+    setter.join(WAIT)
+    assert numbaconv.get_num_threads() == 1
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(numbaconv.get_num_threads).result(WAIT) == 1
+    assert numba.get_num_threads() == before
+
+
+@needs_two
+@compiled
+def test_numbas_own_setting_is_kept_by_a_parallel_call() -> None:
+    numba.set_num_threads(1)
+    try:
+        case, arrays = LARGE[0], normal(LARGE[0])
+        numbaconv.set_num_threads(2)
+        two = run(numbaconv, case, arrays)
+        assert numba.get_num_threads() == 1
+        numbaconv.set_num_threads(1)
+        assert_same_bits(two, run(numbaconv, case, arrays), case)
+    finally:
+        numba.set_num_threads(SEVERAL)
+
+
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
+def large_case(*arguments: Any, dtype: Any = np.float32, **parameters: Any) -> Case:
+    return Case(Conv2dGeometry.forward(*arguments, **parameters), np.dtype(dtype))
+
+
+#: Each of them so large that threads share it.
+LARGE = [
+    large_case((4, 16, 33, 29), (40, 16, 3, 3), padding=1),
+    large_case((3, 24, 30, 31), (33, 8, 3, 5), stride=(2, 1), padding=((0, 2), (1, 3)), groups=3),
+    large_case((2, 21, 40, 24), (24, 3, 3, 24), dilation=(2, 1), groups=1, layout="NHWC"),
+    large_case((1, 150, 64, 64), (150, 1, 5, 5), padding=2, groups=150),
+    large_case((7, 65, 18, 18), (35, 65, 1, 1), dtype=np.float64),
+    large_case((2, 60, 60, 19), (38, 3, 3, 19), stride=2, layout="NHWC", dtype=np.float64),
+]
+
+
+def normal(case: Case, seed: int = 0) -> Arrays:
+    """Numbers whose sums are rounded, so that their order shows."""
+    rng = np.random.default_rng(seed)
+    return Arrays(*(rng.standard_normal(array.shape).astype(array.dtype) for array in case.arrays()))
+
+
+def assert_same_bits(got: Results, wanted: Results, case: Case) -> None:
+    for name, a, b in zip(Results._fields, got, wanted, strict=True):
+        assert a.tobytes() == b.tobytes(), f"{name} of {case}"
+
+
+@pytest.fixture
+def parallel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The kernels that were run in parallel, and on how many threads."""
+    calls = []
+
+    def spy(name: str, kernel: Callable) -> Callable:
+        def called(*arguments: Any) -> None:
+            calls.append((name, arguments[-1]))
+            kernel(*arguments)
+
+        return called
+
+    for kernel in (correlate, weight_gradient):
+        monkeypatch.setattr(kernel, "parallel", spy(kernel.name, kernel.parallel))
+    return calls
+
+
+@needs_two
+@compiled
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_the_same_bits_for_one_thread_and_for_two(case: Case, parallel_calls: list[tuple[str, int]]) -> None:
+    arrays = normal(case)
+    numbaconv.set_num_threads(1)
+    one = run(numbaconv, case, arrays)
+    assert parallel_calls == []
+    numbaconv.set_num_threads(2)
+    for _ in range(3):  # a race may be won once
+        assert_same_bits(run(numbaconv, case, arrays), one, case)
+    # a forward pass twice, the two gradients, the transposed convolution
+    assert sorted(parallel_calls) == sorted([("correlate", 2)] * 12 + [("weight_gradient", 2)] * 3)
+
+
+@needs_two
+@compiled
+def test_the_same_bits_for_small_cases_of_many_kinds() -> None:
+    with everything_in_parallel():
+        for case in random_cases(4, 80, 20_000):
+            arrays = normal(case)
+            numbaconv.set_num_threads(1)
+            one = run(numbaconv, case, arrays)
+            numbaconv.set_num_threads(2)
+            assert_same_bits(run(numbaconv, case, arrays), one, case)
+
+
+DIGEST = """
+import hashlib, sys
+import numbaconv
+from cases import run
+from test_threads import LARGE, normal
+for n in map(int, sys.argv[1:]):
+    numbaconv.set_num_threads(n)
+    digest = hashlib.sha256()
+    for case in LARGE[:4]:
+        for result in run(numbaconv, case, normal(case)):
+            digest.update(result.tobytes())
+    print(digest.hexdigest())
+"""
+
+
+@compiled
+def test_the_same_bits_for_more_threads_than_cores_and_in_another_process() -> None:
+    first = run_python("-c", DIGEST, "1", "2", "3", "5", "8", NUMBA_NUM_THREADS="8", timeout=WAIT)
+    assert first.returncode == 0, first.stderr
+    again = run_python("-c", DIGEST, "1", timeout=WAIT)
+    digests = first.stdout.split() + again.stdout.split()
+    assert len(digests) == 6
+    assert len(set(digests)) == 1
+
+
+@compiled
+@pytest.mark.parametrize("case", LARGE[:3], ids=str)
+def test_a_batch_is_computed_as_its_images_are(case: Case) -> None:
+    # In the forward pass and the input gradient no sum runs over images.
+    x, w, b, _, z = normal(case)
+    whole = numbaconv.conv2d(x, w, b, **case.parameters)
+    grad_input = numbaconv.conv2d_input(x.shape, w, z, **case.parameters)
+    for n in range(len(x)):
+        one = slice(n, n + 1)
+        assert numbaconv.conv2d(x[one], w, b, **case.parameters).tobytes() == whole[one].tobytes()
+        alone = numbaconv.conv2d_input(x[one].shape, w, z[one], **case.parameters)
+        assert alone.tobytes() == grad_input[one].tobytes()
+
+
+# --- many Python threads ----------------------------------------------------------------------------------------------
+
+
+def call_from_eight_threads(rounds: int = 4) -> None:
+    """Eight threads start at once, and each runs all the cases, in an order of its own."""
+    data = [normal(case) for case in LARGE]
+    numbaconv.set_num_threads(1)
+    wanted = [run(numbaconv, case, arrays) for case, arrays in zip(LARGE, data, strict=True)]
+    numbaconv.set_num_threads(min(2, SEVERAL))
+    ready = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        ready.wait(WAIT)
+        for k in range(rounds):
+            index = (number + k) % len(LARGE)
+            assert_same_bits(run(numbaconv, LARGE[index], data[index]), wanted[index], LARGE[index])
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work, number) for number in range(8)]:
+            done.result(WAIT)
+
+
+@compiled
+def test_eight_python_threads_at_once() -> None:
+    call_from_eight_threads()
+
+
+EIGHT = """
+import numba
+from test_threads import call_from_eight_threads
+call_from_eight_threads(2)
+print(numba.threading_layer())
+"""
+
+
+def has_layer(layer: str) -> bool:
+    try:
+        __import__(f"numba.np.ufunc.{layer}pool")
+    except ImportError:
+        return False
+    return True
+
+
+@needs_two
+@compiled
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
+def test_eight_python_threads_under_every_threading_layer(layer: str) -> None:
+    if layer != "workqueue" and not has_layer(layer):
+        pytest.skip("not installed")
+    # Here the first parallel call of the process is already one of eight.
+    result = run_python("-c", EIGHT, NUMBA_THREADING_LAYER=layer, timeout=WAIT)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.split() == [layer]
+
+
+def test_scratch_memory_is_each_threads_own() -> None:
+    from numbaconv.memory import scratch
+
+    dtype = np.dtype(np.float32)
+    mine = scratch(dtype, 1000)
+    assert mine.size >= 1000
+    assert mine.ctypes.data % 64 == 0
+    assert scratch(dtype, 10) is mine
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(scratch, dtype, 1000).result(WAIT)
+    assert not np.shares_memory(mine, others)
+    assert not np.shares_memory(mine, scratch(np.dtype(np.float64), 1000))
+
+
+# --- other processes --------------------------------------------------------------------------------------------------
+
+
+def digest_of_large(_: Any = None) -> str:
+    """What every process must compute alike."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for case in LARGE[:2]:
+        for result in run(numbaconv, case, normal(case)):
+            digest.update(result.tobytes())
+    return digest.hexdigest()
+
+
+def send_digest(to: Any) -> None:
+    to.send(digest_of_large())
+
+
+def send_digest_from_a_thread(to: Any) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(digest_of_large, range(2))
+    to.send(first if first == second else f"{first} and {second}")
+
+
+def send_digest_of_a_child(to: Any) -> None:
+    """A child of a child, made by fork, too."""
+    to.send(received(multiprocessing.get_context("fork"), send_digest))
+
+
+def received(context: Any, target: Callable[[Any], None]) -> str:
+    """What ``target`` sends from a process of its own."""
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=target, args=(there,))
+    process.start()
+    there.close()
+    try:
+        if not here.poll(WAIT):
+            raise AssertionError("the child hangs")
+        return here.recv()
+    except EOFError:
+        process.join(WAIT)
+        raise AssertionError(f"the child ended with exit code {process.exitcode}") from None
+    finally:
+        process.join(5)
+        process.kill()
+        process.join(WAIT)
+
+
+def start_methods() -> list[str]:
+    return multiprocessing.get_all_start_methods()
+
+
+@pytest.fixture
+def parents_digest() -> str:
+    """Computed in parallel, so that the process has all that a child may not inherit."""
+    numbaconv.set_num_threads(min(2, SEVERAL))
+    return digest_of_large()
+
+
+@compiled
+@pytest.mark.parametrize("method", start_methods())
+def test_a_child_made_after_a_parallel_call(method: str, parents_digest: str) -> None:
+    context = multiprocessing.get_context(method)
+    assert received(context, send_digest) == parents_digest
+    assert received(context, send_digest_from_a_thread) == parents_digest
+    assert digest_of_large() == parents_digest  # the parent goes on in parallel
+
+
+@needs_fork
+@compiled
+def test_a_child_of_a_child(parents_digest: str) -> None:
+    assert received(multiprocessing.get_context("fork"), send_digest_of_a_child) == parents_digest
+
+
+@compiled
+@pytest.mark.parametrize("method", start_methods())
+def test_a_pool_of_processes(method: str, parents_digest: str) -> None:
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert set(pool.map_async(digest_of_large, range(4)).get(WAIT)) == {parents_digest}
+
+
+@needs_fork
+@compiled
+def test_a_child_made_in_the_middle_of_other_threads_calls(parents_digest: str) -> None:
+    # Another thread may hold any lock of the library at the moment of the fork.
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            digest_of_large()
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(5):
+            assert received(multiprocessing.get_context("fork"), send_digest) == parents_digest
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join(WAIT)
+
+
+FORK = """
+import os, signal, sys
+import numpy as np
+import numba
+{before}
+import numbaconv
+from test_threads import digest_of_large
+{after}
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    digest = digest_of_large()
+    print(digest, flush=True)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status))
+print(digest_of_large())
+"""
+#: What Python code a process may have run before it makes a child.
+OTHERS_PARALLEL = """
+@numba.njit(parallel=True)
+def total(x):
+    sum = 0.0
+    for i in numba.prange(x.size):
+        sum += x[i]
+    return sum
+total(np.ones(100_000))
+"""
+#: OpenMP's threads are the process's: torch may have started them before.
+TORCHS = """
+import torch
+torch.nn.functional.conv2d(torch.ones(8, 32, 64, 64), torch.ones(32, 32, 3, 3))
+"""
+FORKS = [
+    ("omp", "no parallel call", "", ""),
+    ("omp", "a parallel call", "", "digest_of_large()"),
+    ("omp", "only serial calls", "", "numbaconv.set_num_threads(1); digest_of_large()"),
+    ("omp", "warmup", "", "numbaconv.warmup([np.float32])"),
+    ("omp", "somebody else's parallel function", OTHERS_PARALLEL, ""),
+    ("omp", "a convolution by torch", TORCHS, ""),
+    ("workqueue", "a parallel call", "", "digest_of_large()"),
+    ("workqueue", "somebody else's parallel function", OTHERS_PARALLEL, ""),
+    ("tbb", "a parallel call", "", "digest_of_large()"),
+    ("tbb", "somebody else's parallel function", OTHERS_PARALLEL, ""),
+]
+
+
+@needs_fork
+@needs_two
+@compiled
+@pytest.mark.parametrize(("layer", "name", "before", "after"), FORKS, ids=[f"{f[1]}, {f[0]}" for f in FORKS])
+def test_a_fork_after(layer: str, name: str, before: str, after: str) -> None:
+    if layer != "workqueue" and not has_layer(layer):
+        pytest.skip("not installed")
+    if before == TORCHS:
+        pytest.importorskip("torch")
+    code = FORK.format(before=before, after=after)
+    result = run_python("-c", code, NUMBA_THREADING_LAYER=layer, timeout=WAIT)
+    assert result.returncode == 0, result.stderr
+    childs, status, parents = ["", "", "", *result.stdout.split()][-3:]
+    assert status == "0", f"after {name} the child ended with {status}: {result.stderr}"
+    assert childs == parents
