@@ -1,67 +1,63 @@
-"""The public suite, each layer in all passes and both layouts: ``pytest benchmarks``.
+"""The public suite on every library that is installed, in all passes and both layouts: ``pytest benchmarks``.
 
 One group a cell, so that libraries stand beside each other; ``--benchmark-save`` and ``--benchmark-compare`` record and
-compare runs, ``-k`` chooses cells: ``pytest benchmarks -k "resnet20 and forward and NHWC"``.
+compare runs, ``-k`` chooses cells: ``pytest benchmarks -k "numbaconv and resnet20 and forward and NHWC"``.
+
+All libraries share this process, with the threads that numbaconv has, so this is for following one's own kernels.
+Whoever wants to know which library is faster is better served by ``numbaconv compare``, which keeps them apart and lets
+them take turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 
 import numbaconv
 from numbaconv.geometry import Layout
-from numbaconv.study.baselines import Im2col
 from numbaconv.study.layers import PUBLIC, Layer
+from numbaconv.study.peers import LAYOUTS, PEERS, WORKS, Arrays, Peer
+from numbaconv.study.results import OURS
+from numbaconv.study.worker import difference
 
-PASSES = ["forward", "grad_input", "grad_weight"]
-
-
-def compiled(layer: Layer, layout: Layout, arrays: tuple[np.ndarray, ...]) -> dict[str, Callable[[], Any]]:
-    x, w, dy = arrays
-    how: dict[str, Any] = {
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
-        "groups": layer.groups,
-        "layout": layout,
-    }
-    return {
-        "forward": lambda: numbaconv.conv2d(x, w, **how),
-        "grad_input": lambda: numbaconv.conv2d_input(x.shape, w, dy, **how),
-        "grad_weight": lambda: numbaconv.conv2d_weight(x, w.shape, dy, **how),
-    }
+INSTALLED = [name for name, peer in PEERS.items() if not peer.missing()]
+#: Seconds of a round, and how many there are; fewer where a single call takes longer.
+SECONDS, ROUNDS = 0.03, 7
 
 
-def im2col(layer: Layer, layout: Layout, arrays: tuple[np.ndarray, ...]) -> dict[str, Callable[[], Any]]:
-    x, w, dy = arrays
-    baseline = Im2col(layer.geometry(layout))
-    return {
-        "forward": lambda: baseline.forward(x, w),
-        "grad_input": lambda: baseline.grad_input(w, dy),
-        "grad_weight": lambda: baseline.grad_weight(x, dy),
-    }
+@cache
+def library_of(name: str) -> Peer:
+    """A library, set up once."""
+    return PEERS[name](numbaconv.get_num_threads())
 
 
-LIBRARIES = {"numbaconv": compiled, "im2col": im2col}
+@cache
+def arrays_of(descriptor: str, layout: Layout) -> Arrays:
+    """What all libraries compute with."""
+    return Arrays.random(Layer.parse(descriptor), layout)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("which", PASSES)
+@pytest.mark.parametrize("library", INSTALLED)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("work", WORKS)
 @pytest.mark.parametrize("name", PUBLIC)
-def test_layer(benchmark: Any, name: str, which: str, layout: Layout, library: str) -> None:
-    layer = Layer.parse(PUBLIC[name])
-    geometry = layer.geometry(layout)
-    rng = np.random.default_rng(0)
-    shapes = (geometry.input_shape, geometry.weight_shape, geometry.output_shape)
-    arrays = tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
-    run = LIBRARIES[library](layer, layout, arrays)[which]
-    benchmark.group = f"{name} {which} {layout}"
-    benchmark.extra_info.update(gflop=geometry.flops / 1e9, threads=numbaconv.get_num_threads())
-    expected = compiled(layer, layout, arrays)[which]()  # compiles before anything is timed
-    np.testing.assert_allclose(run(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
-    benchmark.pedantic(run, rounds=7, iterations=max(1, int(2e8 / geometry.flops)), warmup_rounds=1)
+def test_layer(benchmark: Any, name: str, work: str, layout: Layout, library: str) -> None:
+    peer, layer = PEERS[library], Layer.parse(PUBLIC[name])
+    flops = layer.geometry().flops
+    if layout not in peer.layouts or work not in peer.works or flops > peer.most_flop:
+        pytest.skip(f"{library} does not serve this")
+    arrays = arrays_of(PUBLIC[name], layout)
+    call = library_of(library).prepare(layer, layout, arrays)[work]
+    ours = library_of(OURS).prepare(layer, layout, arrays)[work]
+    _, wrong = difference(library_of(library).result(call(), work, layout), ours())  # compiles before anything is timed
+    assert not wrong
+    start = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - start
+    benchmark.group = f"{name} {work} {layout}"
+    benchmark.extra_info.update(gflop=flops / 1e9, threads=numbaconv.get_num_threads())
+    rounds = ROUNDS if seconds < 10 * SECONDS else 2
+    benchmark.pedantic(call, rounds=rounds, iterations=max(1, round(SECONDS / seconds)), warmup_rounds=1)

@@ -128,7 +128,7 @@ def test_without_safetensors_models_are_npz(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "train | predict | info"),
+        ("", "train | predict | compare | info"),
         ("trian", "'trian'"),
         ("train --epoch 3", "unrecognized arguments: --epoch 3"),
         ("train digits", "unrecognized arguments: digits"),

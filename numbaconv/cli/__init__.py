@@ -1,4 +1,4 @@
-"""The command ``numbaconv``: train a small CNN, predict with it, and tell about this machine."""
+"""The command ``numbaconv``: train a small CNN, predict with it, compare speeds, and tell about this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 2 after a mistake of the user, told in one line on stderr; 130 when interrupted from the keyboard.
+        0; 2 after a mistake of the user, told in one line on stderr; 130 when interrupted from the keyboard; 1 when
+        ``compare --against`` found something that became slower.
 
     Examples
     --------

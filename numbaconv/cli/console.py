@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def open_console() -> Console:
-    """A console on stdout; an error that says what to install where rich is missing."""
+def open_console(extra: str = "cli") -> Console:
+    """A console on stdout; an error that says which extra to install where rich is missing."""
     try:
         from rich.console import Console
     except ImportError:
-        raise UsageError('this command needs rich: pip install "numbaconv[cli]"') from None
+        raise UsageError(f'this command needs rich: pip install "numbaconv[{extra}]"') from None
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
 from argparse import Namespace
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
-from pathlib import Path
 
-import llvmlite
-import llvmlite.binding
 import numba
-import numpy as np
 
 import numbaconv
-from numbaconv import jit, simd
+from numbaconv import jit
+from numbaconv.study import machine as about
 
 
 def run(options: Namespace) -> int:
@@ -30,9 +23,8 @@ def run(options: Namespace) -> int:
 def machine() -> dict[str, str]:
     """What the speed depends on."""
     return {
-        "CPU": f"{cpu_name()} (LLVM: {numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()})",
-        "vectors": f"{8 * simd.VECTOR_BYTES} bits: {simd.lanes(np.float32)} lanes of float32, "
-        f"{simd.lanes(np.float64)} of float64",
+        "CPU": about.facts()["CPU"],
+        "vectors": about.vectors(),
         "threads": f"{numbaconv.get_num_threads()} of {numba.config.NUMBA_NUM_THREADS}",
         "threading layer": threading_layer(),
         "compiled kernels": cache_folder(),
@@ -41,31 +33,10 @@ def machine() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of everything that takes part."""
-    return {
-        "numbaconv": numbaconv.__version__,
-        "numba": numba.__version__,
-        "llvmlite": f"{llvmlite.__version__} (LLVM {'.'.join(map(str, llvmlite.binding.llvm_version_info))})",
-        "numpy": np.__version__,
-        "rich": _installed("rich"),
-        "safetensors": _installed("safetensors"),
-        "Python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "OS": f"{platform.platform()} ({platform.machine()})",
-    }
-
-
-def cpu_name() -> str:
-    """The name that the maker of the CPU gave it, as far as the system tells."""
-    try:
-        if platform.system() == "Linux":
-            lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-            names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("model name")]
-            return names[0] if names else platform.machine()
-        if platform.system() == "Darwin":
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return platform.processor() or platform.machine()
+    known = about.versions()
+    python = known.pop("Python")
+    more = {name: about.installed(name) for name in ("rich", "safetensors")}
+    return {**known, **more, "Python": python, "OS": about.operating_system()}
 
 
 def threading_layer() -> str:
@@ -83,10 +54,3 @@ def cache_folder() -> str:
     """Where compiled kernels are kept from one process to the next."""
     folder = jit.cache_folder()
     return str(folder) if folder is not None else "not kept: no folder can be written"
-
-
-def _installed(name: str) -> str:
-    try:
-        return version_of(name)
-    except PackageNotFoundError:
-        return "not installed"

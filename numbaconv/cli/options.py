@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import numbaconv
-from numbaconv.cli import info, predict, train
+from numbaconv.cli import compare, info, predict, train
 from numbaconv.cli.errors import UsageError
 from numbaconv.cli.recipes import OPTIMIZERS, RECIPES
+from numbaconv.study.layers import SUITES
+from numbaconv.study.peers import LAYOUTS, PEERS, WORKS
 
 LARGEST = 2**31 - 1
 
@@ -26,13 +28,15 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; ``run`` in its result is the function of the command."""
     top = Parser(
         prog="numbaconv",
-        description="2-D convolutions on the CPU: train a small CNN, predict with it, tell about this machine.",
+        description="2-D convolutions on the CPU: train a small CNN, predict with it, compare speeds, tell about the "
+        "machine.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"numbaconv {numbaconv.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="train | predict | info", required=True)
+    commands = top.add_subparsers(dest="command", metavar="train | predict | compare | info", required=True)
     _add_train(commands)
     _add_predict(commands)
+    _add_compare(commands)
     about = commands.add_parser(
         "info",
         help="tell about this machine",
@@ -142,6 +146,50 @@ def _add_predict(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--rows", type=whole(0), default=10, metavar="N", help="predictions to show (default: %(default)s)")
     add("--output", metavar="FILE", help="write all predictions to a file, .csv or .npz")
     _add_threads(command)
+
+
+def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="compare the speed with other libraries",
+        description="Compare the speed of convolutions with that of other libraries, by fair rules: each in a process "
+        "of its own, on the same cores, with the same number of threads, in turns, after comparing results.",
+        epilog="Exit status 1 if something became slower than in the study that --against names.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=compare.run)
+    add = command.add_argument
+    add("--suite", nargs="+", choices=SUITES, metavar="NAME", help=f"{', '.join(SUITES)} (default: public)")
+    add(
+        "--layer",
+        action="append",
+        metavar="DESCRIPTOR",
+        help='a layer such as "n32 c16 h32 k16 r3 p1": images, input channels, height and width, output channels, '
+        "kernel, and s, p, d, g for stride, padding, dilation, groups; may be given several times",
+    )
+    add("--threads", type=whole(1), nargs="+", metavar="N", help="one or several (default: all physical cores)")
+    add("--layout", choices=LAYOUTS, nargs="+", metavar="LAYOUT", help="NCHW, NHWC (default: both)")
+    add(
+        "--pass",
+        dest="works",
+        choices=WORKS,
+        nargs="+",
+        metavar="PASS",
+        help="forward, grad_input, grad_weight (default: all)",
+    )
+    add(
+        "--peers",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(list(PEERS)[1:])}, or package.module:Class (default: all that are installed)",
+    )
+    add("--quick", action="store_true", help="few and short rounds, for a first look")
+    add("--rounds", type=whole(1, 1000), metavar="N", help="turns of each library (default: 7, or 3 with --quick)")
+    add("--train", nargs="*", metavar="MODEL", help="compare training steps of models (default: all) instead of layers")
+    add("--json", metavar="FILE", help="save everything that was measured")
+    add("--figures", metavar="DIR", help="draw charts, PNG and SVG, into a folder")
+    add("--from", dest="source", metavar="FILE", help="show an earlier run that --json saved; nothing is measured")
+    add("--against", metavar="OLD", help="show what changed since an earlier run")
 
 
 def _add_threads(command: argparse.ArgumentParser) -> None:

@@ -1,7 +1,10 @@
-"""What convolutions are compared with: the way that tutorials teach, in NumPy alone."""
+"""What convolutions are compared with: the ways that are taught and written first, in NumPy and in Numba."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -76,3 +79,96 @@ class Im2col:
 
     def _in_layout(self, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array if self.geometry.layout == "NCHW" else array.transpose(0, 2, 3, 1))
+
+
+class Loops:
+    """A convolution and its gradients as plain loops, compiled by Numba as most people would: no tile, no vectors.
+
+    Images are padded beforehand, so that the loops need no conditions. NCHW only.
+    """
+
+    def __init__(self, geometry: Conv2dGeometry) -> None:
+        if geometry.layout != "NCHW":
+            raise ValueError(f"the plain loops are written for NCHW, not for {geometry.layout}")
+        self.geometry = g = geometry
+        self.sizes = g.SH, g.SW, g.DH, g.DW, g.G
+
+    def forward(self, input: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The output."""
+        output = np.empty(self.geometry.output_shape, input.dtype)
+        _forward(self._padded(input), weight, output, self.sizes)
+        return output
+
+    def grad_input(self, weight: np.ndarray, grad_output: np.ndarray) -> np.ndarray:
+        """The gradient of the input."""
+        g = self.geometry
+        padded = np.zeros((g.N, g.IC, g.IH + g.PT + g.PB, g.IW + g.PL + g.PR), grad_output.dtype)
+        _grad_input(weight, grad_output, padded, self.sizes)
+        return np.ascontiguousarray(padded[:, :, g.PT : g.PT + g.IH, g.PL : g.PL + g.IW])
+
+    def grad_weight(self, input: np.ndarray, grad_output: np.ndarray) -> np.ndarray:
+        """The gradient of the weight."""
+        gradient = np.empty(self.geometry.weight_shape, input.dtype)
+        _grad_weight(self._padded(input), grad_output, gradient, self.sizes)
+        return gradient
+
+    def _padded(self, input: np.ndarray) -> np.ndarray:
+        g = self.geometry
+        return np.pad(input, ((0, 0), (0, 0), (g.PT, g.PB), (g.PL, g.PR)))
+
+
+_plain: Any = numba.njit(parallel=True, fastmath=True, cache=True)
+
+
+@_plain
+def _forward(x: Any, w: Any, y: Any, sizes: Any) -> None:
+    SH, SW, DH, DW, G = sizes
+    N, OC, OH, OW = y.shape
+    _, ICG, KH, KW = w.shape
+    for task in numba.prange(N * OC):
+        n, oc = task // OC, task % OC
+        first = oc // (OC // G) * ICG
+        for oh in range(OH):
+            for ow in range(OW):
+                total = y.dtype.type(0)
+                for ic in range(ICG):
+                    for kh in range(KH):
+                        for kw in range(KW):
+                            total += x[n, first + ic, oh * SH + kh * DH, ow * SW + kw * DW] * w[oc, ic, kh, kw]
+                y[n, oc, oh, ow] = total
+
+
+@_plain
+def _grad_input(w: Any, dy: Any, dx: Any, sizes: Any) -> None:
+    SH, SW, DH, DW, G = sizes
+    N, OC, OH, OW = dy.shape
+    _, ICG, KH, KW = w.shape
+    OCG = OC // G
+    for task in numba.prange(N * G * ICG):  # a plane of the gradient each, so that no two threads add to the same one
+        n, ic = task // (G * ICG), task % (G * ICG)
+        for oc in range(ic // ICG * OCG, (ic // ICG + 1) * OCG):
+            for oh in range(OH):
+                for ow in range(OW):
+                    for kh in range(KH):
+                        for kw in range(KW):
+                            dx[n, ic, oh * SH + kh * DH, ow * SW + kw * DW] += (
+                                dy[n, oc, oh, ow] * w[oc, ic % ICG, kh, kw]
+                            )
+
+
+@_plain
+def _grad_weight(x: Any, dy: Any, dw: Any, sizes: Any) -> None:
+    SH, SW, DH, DW, G = sizes
+    N, OC, OH, OW = dy.shape
+    _, ICG, KH, KW = dw.shape
+    for task in numba.prange(OC * ICG):
+        oc, ic = task // ICG, task % ICG
+        first = oc // (OC // G) * ICG
+        for kh in range(KH):
+            for kw in range(KW):
+                total = dw.dtype.type(0)
+                for n in range(N):
+                    for oh in range(OH):
+                        for ow in range(OW):
+                            total += x[n, first + ic, oh * SH + kh * DH, ow * SW + kw * DW] * dy[n, oc, oh, ow]
+                dw[oc, ic, kh, kw] = total

@@ -53,6 +53,122 @@ PUBLIC: dict[str, str] = {
 }
 
 
+#: LeNet-5 as it was published: its third layer is a convolution that covers the whole image.
+LENET: dict[str, str] = {
+    "c1": "n64 c1 h28 k6 r5 p2",
+    "c3": "n64 c6 h14 k16 r5",
+    "c5": "n64 c16 h5 k120 r5",
+}
+
+#: ResNet-20 for CIFAR, every convolution that differs from the others.
+RESNET20: dict[str, str] = {
+    "stem": "n64 c3 h32 k16 r3 p1",
+    "16": "n64 c16 h32 k16 r3 p1",
+    "16-32-s2": "n64 c16 h32 k32 r3 s2 p1",
+    "16-32-shortcut": "n64 c16 h32 k32 r1 s2",
+    "32": "n64 c32 h16 k32 r3 p1",
+    "32-64-s2": "n64 c32 h16 k64 r3 s2 p1",
+    "32-64-shortcut": "n64 c32 h16 k64 r1 s2",
+    "64": "n64 c64 h8 k64 r3 p1",
+}
+
+#: MobileNet (the first one) on 224×224 images: depthwise layers, and pointwise ones that mix the channels.
+MOBILENET: dict[str, str] = {
+    "stem": "n4 c3 h224 k32 r3 s2 p1",
+    "dw-32": "n4 c32 h112 k32 r3 p1 g32",
+    "pw-32-64": "n4 c32 h112 k64 r1",
+    "dw-64-s2": "n4 c64 h112 k64 r3 s2 p1 g64",
+    "pw-64-128": "n4 c64 h56 k128 r1",
+    "dw-128": "n4 c128 h56 k128 r3 p1 g128",
+    "pw-128": "n4 c128 h56 k128 r1",
+    "dw-128-s2": "n4 c128 h56 k128 r3 s2 p1 g128",
+    "pw-128-256": "n4 c128 h28 k256 r1",
+    "dw-256": "n4 c256 h28 k256 r3 p1 g256",
+    "pw-256": "n4 c256 h28 k256 r1",
+    "dw-256-s2": "n4 c256 h28 k256 r3 s2 p1 g256",
+    "pw-256-512": "n4 c256 h14 k512 r1",
+    "dw-512": "n4 c512 h14 k512 r3 p1 g512",
+    "pw-512": "n4 c512 h14 k512 r1",
+    "dw-512-s2": "n4 c512 h14 k512 r3 s2 p1 g512",
+    "pw-512-1024": "n4 c512 h7 k1024 r1",
+    "dw-1024": "n4 c1024 h7 k1024 r3 p1 g1024",
+    "pw-1024": "n4 c1024 h7 k1024 r1",
+}
+
+#: ResNet-50 on 224×224 images, with the strides on the 3×3 layers as everybody has them today.
+RESNET50: dict[str, str] = {
+    "stem": "n4 c3 h224 k64 r7 s2 p3",
+    "56-64-64": "n4 c64 h56 k64 r1",
+    "56-3x3": "n4 c64 h56 k64 r3 p1",
+    "56-64-256": "n4 c64 h56 k256 r1",
+    "56-256-64": "n4 c256 h56 k64 r1",
+    "56-256-128": "n4 c256 h56 k128 r1",
+    "56-3x3-s2": "n4 c128 h56 k128 r3 s2 p1",
+    "56-shortcut": "n4 c256 h56 k512 r1 s2",
+    "28-128-512": "n4 c128 h28 k512 r1",
+    "28-512-128": "n4 c512 h28 k128 r1",
+    "28-3x3": "n4 c128 h28 k128 r3 p1",
+    "28-512-256": "n4 c512 h28 k256 r1",
+    "28-3x3-s2": "n4 c256 h28 k256 r3 s2 p1",
+    "28-shortcut": "n4 c512 h28 k1024 r1 s2",
+    "14-256-1024": "n4 c256 h14 k1024 r1",
+    "14-1024-256": "n4 c1024 h14 k256 r1",
+    "14-3x3": "n4 c256 h14 k256 r3 p1",
+    "14-1024-512": "n4 c1024 h14 k512 r1",
+    "14-3x3-s2": "n4 c512 h14 k512 r3 s2 p1",
+    "14-shortcut": "n4 c1024 h14 k2048 r1 s2",
+    "7-512-2048": "n4 c512 h7 k2048 r1",
+    "7-2048-512": "n4 c2048 h7 k512 r1",
+    "7-3x3": "n4 c512 h7 k512 r3 p1",
+}
+
+#: VGG-16 on 224×224 images.
+VGG: dict[str, str] = {
+    "224-3-64": "n2 c3 h224 k64 r3 p1",
+    "224-64": "n2 c64 h224 k64 r3 p1",
+    "112-64-128": "n2 c64 h112 k128 r3 p1",
+    "112-128": "n2 c128 h112 k128 r3 p1",
+    "56-128-256": "n2 c128 h56 k256 r3 p1",
+    "56-256": "n2 c256 h56 k256 r3 p1",
+    "28-256-512": "n2 c256 h28 k512 r3 p1",
+    "28-512": "n2 c512 h28 k512 r3 p1",
+    "14-512": "n2 c512 h14 k512 r3 p1",
+}
+
+#: All suites by name. A layer's name starts with its suite's, but for the public one.
+SUITES: dict[str, dict[str, str]] = {
+    "public": PUBLIC,
+    **{
+        name: {f"{name}-{layer}": descriptor for layer, descriptor in layers.items()}
+        for name, layers in {
+            "lenet": LENET,
+            "resnet20": RESNET20,
+            "mobilenet": MOBILENET,
+            "resnet50": RESNET50,
+            "vgg": VGG,
+        }.items()
+    },
+}
+
+
+def suite(name: str) -> dict[str, str]:
+    """The descriptors of a suite, by the names of the layers.
+
+    Raises
+    ------
+    ValueError
+        There is no such suite.
+
+    Examples
+    --------
+    >>> suite("lenet")["lenet-c3"]
+    'n64 c6 h14 k16 r5'
+    """
+    if name not in SUITES:
+        raise ValueError(f"there is no suite {name!r}: choose from {', '.join(SUITES)}")
+    return dict(SUITES[name])
+
+
 @dataclass(frozen=True)
 class Layer:
     """A convolution layer.
