@@ -27,8 +27,9 @@ from numbaconv.study.results import OURS, Cell, Study, Timing
 QUICK, THOROUGH = (3, 0.008), (7, 0.03)
 #: More CPU time than the threads could use, by so much, is unfair; a short turn may be off by some milliseconds.
 SLACK, SLACK_SECONDS = 1.15, 0.002
-#: The same for time spent running or in line: a thread that only hands out work may overlap with those that do it. Where
-#: a library did not have its cores for itself, its threads stood in line behind others', and more has to be granted.
+#: The same for time spent running or in line: a thread that only hands out work may overlap with those that do it.
+#: Where a library did not have its cores for itself, its threads stood in line behind others', and more has to be
+#: granted.
 WANTED_SLACK, SATURATED = 0.5, 0.8
 #: A library that is slow takes fewer turns: after these seconds it has had enough, but for the first turns.
 ENOUGH_SECONDS, FEWEST_ROUNDS = 1.0, 2
