@@ -17,7 +17,7 @@ from numbaconv.geometry import Conv2dGeometry, Layout
 from numbaconv.jit import Kernel
 from numbaconv.kernels.correlation import CORRELATION, correlate
 from numbaconv.kernels.records import filled
-from numbaconv.kernels.tiles import HEIGHTS, MIDDLE, TALL
+from numbaconv.kernels.tiles import HEIGHTS, MIDDLE, SHORT, TALL
 from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
 
 #: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
@@ -152,7 +152,8 @@ def weight_gradient_plan(geometry: Conv2dGeometry, dtype: np.dtype, x: Layout, z
     # Neighbouring taps of a kernel row make one window, where the tile's rows can run on from one to the next.
     row_pitch = (g.DW * pixel if len(columns.taps) > 1 else pixel) if cut.elementwise else 1
     joined = max(1, len(columns.taps)) if cut.elementwise or g.DW == 1 else 1
-    tiles = cover(joined * cut.reduced, cut.width // cut.lanes, cut.heights)
+    heights = (SHORT,) if cut.elementwise and joined <= SHORT else cut.heights
+    tiles = cover(joined * cut.reduced, cut.width // cut.lanes, heights)
     window = tiles[-1][0] + tiles[-1][1]
     taps: list[tuple[int, int]] = []
     windows: list[tuple[int, int]] = []

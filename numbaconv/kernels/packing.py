@@ -9,7 +9,7 @@ Two orders exist, whatever the layout of the user's arrays:
 from __future__ import annotations
 
 from numbaconv.jit import routine
-from numbaconv.simd import add, clear, copy, spread, transpose
+from numbaconv.simd import add, clear, copy, spread, store, transpose
 
 
 @routine
@@ -48,8 +48,11 @@ def _pack_row(x, start, sc, sw, channels, IW, slab, to, left, columns, pitch, la
     if sc == 1 and sw == pitch:
         copy(slab, target, 1, x, source, 1, (last - first) * pitch)
     elif sc == 1:
+        whole = channels // lanes * lanes  # vector by vector: for so few bytes, calling memcpy would take longer
         for column in range(last - first):
-            copy(slab, target + column * pitch, 1, x, source + column * sw, 1, channels)
+            for c in range(0, whole, lanes):
+                store(spread(1, 1, x, source + column * sw + c), slab, target + column * pitch + c, 0)
+            copy(slab, target + column * pitch + whole, 1, x, source + column * sw + whole, 1, channels - whole)
     elif sw == 1:
         transpose_all(slab, target, pitch, x, source, sc, channels, last - first, lanes)
     else:

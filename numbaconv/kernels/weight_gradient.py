@@ -164,16 +164,10 @@ def _sum_block(scratch, own, slab, start, vectors, plan, runs, rows, windows, ti
             source = slab + windows[window, 0] + tiles[k, 0] * plan.row_pitch
             to = start + (windows[window, 1] + tiles[k, 0]) * plan.width
             height = tiles[k, 1]
-            if plan.elementwise:
-                tile = zeros(MIDDLE, 1, scratch)
-                for row in range(rows):
-                    a = source + runs[row, 0]
-                    b = own + plan.gradient + runs[row, 1]
-                    for _ in range(plan.OW):
-                        tile = hadamard(tile, scratch, a, plan.row_pitch, scratch, b)
-                        a += plan.in_w * plan.ICG
-                        b += plan.width
-                add(tile, scratch, to, plan.width)
+            if plan.elementwise and height == SHORT:
+                _sum_lanewise(zeros(SHORT, 1, scratch), scratch, to, source, own, plan, runs, rows)
+            elif plan.elementwise:
+                _sum_lanewise(zeros(MIDDLE, 1, scratch), scratch, to, source, own, plan, runs, rows)
             elif vectors == 2:
                 if height == TALL:
                     _sum(zeros(TALL, 2, scratch), scratch, to, source, own, plan, runs, rows)
@@ -195,4 +189,16 @@ def _sum(tile, scratch, to, source, own, plan, runs, rows):
         tile, scratch, source, plan.row_pitch, plan.in_w * plan.ICG, scratch, own + plan.gradient, plan.width, runs, 0,
         rows,
     )  # fmt: skip
+    add(tile, scratch, to, plan.width)
+
+
+@device
+def _sum_lanewise(tile, scratch, to, source, own, plan, runs, rows):
+    for row in range(rows):
+        a = source + runs[row, 0]
+        b = own + plan.gradient + runs[row, 1]
+        for _ in range(runs[row, 2]):
+            tile = hadamard(tile, scratch, a, plan.row_pitch, scratch, b)
+            a += plan.in_w * plan.ICG
+            b += plan.width
     add(tile, scratch, to, plan.width)
