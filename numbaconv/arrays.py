@@ -23,7 +23,7 @@ def float_array(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name} must be a numpy.ndarray, got {type(value).__name__}: convert it with numpy.asarray")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and a mask has no meaning here: fill it with {name}.filled(0)")
-    if value.dtype.newbyteorder("=") not in FLOATS:
+    if value.dtype.kind != "f" or value.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(
             f"{name} has dtype {value.dtype}; float16, float32 and float64 are taken: "
             f"convert it with {name}.astype(numpy.float32)"
@@ -93,6 +93,8 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _overlaps_itself(array: np.ndarray) -> bool:
     """Whether two elements of an array may share memory: a stride is too short for what lies between its steps."""
+    if array.size == 0:
+        return False
     reached = array.itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
         if size > 1:

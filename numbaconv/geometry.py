@@ -360,7 +360,7 @@ def check_bytes(name: str, shape: Shape, itemsize: int) -> None:
     """Raise a ValueError where an array of ``shape`` is beyond what an address can reach."""
     total = itemsize
     for size in shape:
-        total *= size
+        total *= max(1, size)  # NumPy refuses too large an array even if it is empty
     if total > sys.maxsize:
         raise ValueError(f"{name} of shape {shape} would take {total} bytes; at most {sys.maxsize} can be addressed")
 

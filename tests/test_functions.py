@@ -362,6 +362,8 @@ def test_an_empty_batch_gives_empty_results_and_zero_gradients() -> None:
     assert conv_transpose2d(output, weight, groups=2).shape == nothing.shape
     out = np.full(weight.shape, np.nan, np.float32)
     assert not conv2d_weight(nothing, weight.shape, output, groups=2, out=out).any()
+    out = np.empty(output.shape, np.float32)
+    assert conv2d(nothing, weight, bias, groups=2, out=out) is out
 
 
 # --- what linearity demands -------------------------------------------------------------------------------------------
@@ -501,6 +503,8 @@ OVERLAPPING = np.lib.stride_tricks.as_strided(np.zeros(102), (1, 1, 2, 2), (816,
 ERRORS: list[tuple[Any, type[Exception], str]] = [
     (lambda: conv2d(X.tolist(), W), TypeError, r"input must be a numpy\.ndarray, got list: convert it"),
     (lambda: conv2d(INTEGERS, W), TypeError, r"input has dtype int64; .*input\.astype\(numpy\.float32\)"),
+    (lambda: conv2d(np.array([[[["a"]]]], np.dtypes.StringDType()), W), TypeError, "input has dtype StringDType"),
+    (lambda: conv2d(X[:0], W, padding=FAR), ValueError, "would take .* bytes"),
     (lambda: conv2d(X, W.astype(complex)), TypeError, "weight has dtype complex128"),
     (lambda: conv2d(X, W, INTEGERS), TypeError, "bias has dtype int64"),
     (lambda: conv2d(X, W, np.ones(2)), ValueError, r"bias has shape \(2,\), but must be \(1,\)"),
