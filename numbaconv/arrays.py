@@ -66,8 +66,11 @@ def output_array(out: Any, shape: Shape, dtype: np.dtype, *inputs: np.ndarray | 
         a new array of this shape could not be addressed.
     """
     if out is None:
-        check_bytes("the result", shape, dtype.itemsize)
-        return np.empty(shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except ValueError:
+            check_bytes("the result", shape, dtype.itemsize)
+            raise
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     if isinstance(out, np.ma.MaskedArray):

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import product
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -23,7 +25,7 @@ from numbaconv.geometry import (
     conv2d_output_size,
 )
 from numbaconv.memory import flat, flat_image, is_flat, scratch
-from numbaconv.plan import Plan, forward_plan, input_gradient_plan, weight_gradient_plan
+from numbaconv.plan import FORMS, Plan, forward_plan, input_gradient_plan, weight_gradient_plan
 from numbaconv.threads import launch, threads_for
 
 __all__ = [
@@ -210,7 +212,7 @@ def conv2d_weight(
     _check_available(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.weight_shape, result_dtype(input, grad_output), input, grad_output)
-    return _weight_gradient(geometry, input, grad_output, out)
+    return _weight_gradient(weight_gradient_plan, geometry, input, grad_output, out)
 
 
 def conv2d_backward(
@@ -271,7 +273,7 @@ def conv2d_backward(
         grad_input = _correlate(input_gradient_plan, geometry, grad_output, weight, None, out)
     if wants_weight:
         out = output_array(None, geometry.weight_shape, result_dtype(input, grad_output))
-        grad_weight = _weight_gradient(geometry, input, grad_output, out)
+        grad_weight = _weight_gradient(weight_gradient_plan, geometry, input, grad_output, out)
     if wants_bias:
         grad_bias = _bias_gradient(geometry, grad_output)
     return grad_input, grad_weight, grad_bias
@@ -357,9 +359,10 @@ def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
     for dtype in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
         image = float_array(np.zeros((1, 1, 1, 1), dtype), "an array of dtypes")
         geometry = Conv2dGeometry.forward(image.shape, image.shape)
-        for threads in (1, 2):
-            _correlate(forward_plan, geometry, image, image, None, np.empty_like(image), threads)
-            _weight_gradient(geometry, image, image, np.empty_like(image), threads)
+        out = np.empty_like(image)
+        for form, threads in product(FORMS, (1, 2)):
+            _correlate(partial(forward_plan, forms=(form,)), geometry, image, image, None, out, threads)
+            _weight_gradient(partial(weight_gradient_plan, forms=(form,)), geometry, image, image, out, threads)
     return perf_counter() - start
 
 
@@ -394,9 +397,14 @@ def _correlate(
 
 
 def _weight_gradient(
-    geometry: Conv2dGeometry, input: np.ndarray, grad_output: np.ndarray, out: np.ndarray, threads: int | None = None
+    make_plan: Any,
+    geometry: Conv2dGeometry,
+    input: np.ndarray,
+    grad_output: np.ndarray,
+    out: np.ndarray,
+    threads: int | None = None,
 ) -> np.ndarray:
-    """Fill ``out`` with the weight gradient."""
+    """Fill ``out`` with the weight gradient that ``make_plan`` plans."""
     if geometry.N == 0:
         out[...] = 0
         return out
@@ -404,7 +412,7 @@ def _weight_gradient(
     target = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
     x, x_layout = flat_image(input, dtype, geometry.layout)
     z, z_layout = flat_image(grad_output, dtype, geometry.layout)
-    plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout)
+    plan: Plan = make_plan(geometry, dtype, x_layout, z_layout)
     if plan.fill:
         target[...] = 0
     _run(plan, (x, z, target.reshape(-1)), threads)

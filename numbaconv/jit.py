@@ -45,8 +45,11 @@ device = numba.njit(inline="always", **_OPTIONS)
 
 
 def routine(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator for a step that is too large to be inlined everywhere; called from kernels only."""
-    return numba.njit(**_OPTIONS)(function)
+    """Decorator for a step that is too large to be inlined everywhere; called from kernels only.
+
+    It allocates nothing, so it need not count who holds an array: that would lock the memory bus at every call.
+    """
+    return numba.njit(_nrt=False, **_OPTIONS)(function)
 
 
 def _renamed(function: Any, suffix: str) -> FunctionType:

@@ -25,7 +25,7 @@ def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """A one-dimensional array of the elements of ``array`` in order: of itself where possible, else of a copy."""
     if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
         array = np.array(array, dtype, order="C")
-    return _writable(array).reshape(-1)
+    return (array if array.flags.writeable else _writable(array)).reshape(-1)
 
 
 def flat_image(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.ndarray, Layout]:
@@ -72,5 +72,8 @@ class _Memory:
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
-    """The same memory as a writable array. Kernels never write to it, but to Numba read-only is a type of its own."""
-    return array if array.flags.writeable else np.asarray(_Memory(array))
+    """The memory of a read-only array as a writable one.
+
+    Kernels never write to it, but to Numba read-only is a type of its own.
+    """
+    return np.asarray(_Memory(array))

@@ -1,8 +1,9 @@
 """A register tile for Numba: the vector vocabulary in which the kernels are written.
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
-:func:`zeros` or :func:`spread`, grows by :func:`outer` or :func:`hadamard`, and ends in :func:`store` or :func:`add`.
-:func:`copy` and :func:`clear` move memory. Arrays are flat, positions in them are counted in elements.
+:func:`zeros`, :func:`spread` or :func:`fill`, grows by :func:`outer`, :func:`dot` or :func:`hadamard`, and ends in
+:func:`store`, :func:`put` or :func:`add`. :func:`copy`, :func:`move`, :func:`transpose` and :func:`clear` move memory.
+Arrays are flat, positions in them are counted in elements.
 
 Every word stands here twice. The Python function says what it *means*, in NumPy, and is what runs under
 ``NUMBA_DISABLE_JIT=1``; the lowering below it says what it *compiles to*, in LLVM. No other file knows LLVM.
@@ -50,6 +51,9 @@ def lanes(dtype: Any) -> int:
     return VECTOR_BYTES // np.dtype(dtype).itemsize
 
 
+#: A tile may hang over what there is to compute, and sum whatever its memory held before; nothing of that is kept.
+_silent = np.errstate(over="ignore", invalid="ignore")
+
 # --- What the words mean --------------------------------------------------------------------------------------------
 
 
@@ -63,22 +67,59 @@ def spread(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
     return np.tile(_cut(array, start, vectors * lanes(array.dtype)), (rows, 1))
 
 
-def outer(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int) -> Any:
-    """Add an outer product: ``tile[p, lane] += a[i + p * pitch] * b[j + lane]``."""
+def fill(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
+    """A tile whose row ``p`` is filled with ``array[start + p]``."""
+    return np.tile(_cut(array, start, rows)[:, None], (1, vectors * lanes(array.dtype)))
+
+
+@_silent
+def outer(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apart: int) -> Any:
+    """Add an outer product of scalars that lie ``pitch`` apart and vectors that lie ``apart``.
+
+    ``tile[p, v, lane] += a[i + p * pitch] * b[j + v * apart + lane]``
+    """
     rows, width = tile.shape
-    return tile + np.outer([a[i + p * pitch] for p in range(rows)], _cut(b, j, width))
+    size = lanes(b.dtype)
+    row = np.concatenate([_cut(b, j + v * apart, size) for v in range(width // size)])
+    return tile + np.outer([a[i + p * pitch] for p in range(rows)], row)
 
 
+@_silent
 def hadamard(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int) -> Any:
     """Add products lane by lane: ``tile[p, lane] += a[i + p * pitch + lane] * b[j + lane]``."""
     rows, width = tile.shape
     return tile + np.stack([_cut(a, i + p * pitch, width) for p in range(rows)]) * _cut(b, j, width)
 
 
-def store(tile: Any, array: np.ndarray, start: int, pitch: int) -> None:
-    """Write the rows of a tile: ``array[start + p * pitch + lane] = tile[p, lane]``."""
+@_silent
+def dot(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apart: int) -> Any:
+    """Add a step of the dot products of all rows and vectors.
+
+    ``tile[p, v, lane] += a[i + p * pitch + lane] * b[j + v * apart + lane]``
+    """
+    rows, width = tile.shape
+    size = lanes(b.dtype)
+    left = [_cut(a, i + p * pitch, size) for p in range(rows)]
+    right = [_cut(b, j + v * apart, size) for v in range(width // size)]
+    return tile + np.array([np.concatenate([row * vector for vector in right]) for row in left])
+
+
+def store(tile: Any, array: np.ndarray, start: int, pitch: int, apart: int) -> None:
+    """Write the vectors of a tile: ``array[start + p * pitch + v * apart + lane] = tile[p, v, lane]``."""
+    size = lanes(array.dtype)
     for p, row in enumerate(tile):
-        _cut(array, start + p * pitch, row.size)[:] = row
+        for v in range(row.size // size):
+            _cut(array, start + p * pitch + v * apart, size)[:] = row[v * size : (v + 1) * size]
+
+
+def put(tile: Any, array: np.ndarray, start: int, pitch: int, rows: int, first: int, last: int) -> None:
+    """Write a part of a tile: ``array[start + p * pitch + k] = tile[p, k]``.
+
+    For ``p`` below ``rows``, and ``k``, which counts the lanes of all vectors, from ``first`` to below ``last``.
+    """
+    for p, row in enumerate(tile[: max(0, rows)]):
+        for k in range(max(0, first), min(last, row.size)):
+            _cut(array, start + p * pitch + k, 1)[:] = row[k]
 
 
 def add(tile: Any, array: np.ndarray, start: int, pitch: int) -> None:
@@ -91,6 +132,12 @@ def copy(to: np.ndarray, i: int, i_step: int, source: np.ndarray, j: int, j_step
     """Copy elements that lie some steps apart: ``to[i + k * i_step] = source[j + k * j_step]``, ``count`` of them."""
     for k in range(count):
         _cut(to, i + k * i_step, 1)[:] = _cut(source, j + k * j_step, 1)
+
+
+def move(to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, count: int) -> None:
+    """Copy a block of memory: ``to[i + r * i_pitch + k] = source[j + r * j_pitch + k]``, for ``k`` below ``count``."""
+    for r in range(rows if count > 0 else 0):
+        _cut(to, i + r * i_pitch, count)[:] = _cut(source, j + r * j_pitch, count)
 
 
 def transpose(
@@ -144,20 +191,40 @@ def _type_zeros(context: Any) -> Callable:
 
 
 @type_callable(spread)
+@type_callable(fill)
 def _type_spread(context: Any) -> Callable:
     return lambda rows, vectors, array, start: _tile_type(rows, vectors, array)
 
 
 @type_callable(outer)
+@type_callable(dot)
+def _type_outer(context: Any) -> Callable:
+    return lambda tile, a, i, pitch, b, j, apart: tile
+
+
 @type_callable(hadamard)
-def _type_product(context: Any) -> Callable:
+def _type_hadamard(context: Any) -> Callable:
     return lambda tile, a, i, pitch, b, j: tile
 
 
 @type_callable(store)
-@type_callable(add)
 def _type_store(context: Any) -> Callable:
+    return lambda tile, array, start, pitch, apart: types.none
+
+
+@type_callable(put)
+def _type_put(context: Any) -> Callable:
+    return lambda tile, array, start, pitch, rows, first, last: types.none
+
+
+@type_callable(add)
+def _type_add(context: Any) -> Callable:
     return lambda tile, array, start, pitch: types.none
+
+
+@type_callable(move)
+def _type_move(context: Any) -> Callable:
+    return lambda to, i, i_pitch, source, j, j_pitch, rows, count: types.none
 
 
 @type_callable(copy)
@@ -191,53 +258,109 @@ def _lower_zeros(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 def _lower_spread(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     code = _Code(context, builder, sig.return_type)
     pointer = _pointer(code.context, code.builder, sig.args[2], args[2], args[3])
-    row = [code.load(pointer, v) for v in range(code.tile.vectors)]
+    apart = ir.Constant(ir.IntType(64), code.tile.lanes)
+    row = [code.load(code.pointer(pointer, v, apart)) for v in range(code.tile.vectors)]
     return code.tile_of(row * code.tile.rows)
 
 
-@lower_builtin(outer, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer)
+@lower_builtin(fill, types.Integer, types.Integer, types.Array, types.Integer)
+def _lower_fill(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = _Code(context, builder, sig.return_type)
+    pointer = _pointer(code.context, code.builder, sig.args[2], args[2], args[3])
+    one = ir.Constant(ir.IntType(64), 1)
+    rows = [code.broadcast(code.pointer(pointer, p, one)) for p in range(code.tile.rows)]
+    return code.tile_of([row for row in rows for _ in range(code.tile.vectors)])
+
+
+@lower_builtin(outer, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer)
 def _lower_outer(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return _lower_product(_Code(context, builder, sig.args[0]), sig, args, broadcast=True)
+    return _lower_rank_one(_Code(context, builder, sig.args[0]), sig, args, _Code.broadcast)
+
+
+@lower_builtin(dot, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer)
+def _lower_dot(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _lower_rank_one(_Code(context, builder, sig.args[0]), sig, args, _Code.load)
+
+
+def _lower_rank_one(code: _Code, sig: Any, args: Any, factor_at: Callable) -> Any:
+    """Add the products of a column of factors, broadcast or loaded, and a row of vectors."""
+    tile, a, i, pitch, b, j, apart = args
+    left = _pointer(code.context, code.builder, sig.args[1], a, i)
+    right = _pointer(code.context, code.builder, sig.args[4], b, j)
+    _keep_rolled(code.builder)
+    vectors = [code.load(code.pointer(right, v, apart)) for v in range(code.tile.vectors)]
+    here = code.column(left, pitch)
+    result = []
+    for p, row in enumerate(code.rows(tile)):
+        factor = factor_at(code, here[p])
+        result += [code.fma(factor, vector, total) for vector, total in zip(vectors, row, strict=True)]
+    return code.tile_of(result)
 
 
 @lower_builtin(hadamard, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer)
 def _lower_hadamard(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return _lower_product(_Code(context, builder, sig.args[0]), sig, args, broadcast=False)
-
-
-def _lower_product(code: _Code, sig: Any, args: Any, broadcast: bool) -> Any:
     tile, a, i, pitch, b, j = args
-    left = _pointer(code.context, code.builder, sig.args[1], a, i)
-    right = _pointer(code.context, code.builder, sig.args[4], b, j)
-    _keep_rolled(code.builder)
-    weights = [code.load(right, v) for v in range(code.tile.vectors)]
+    code = _Code(context, builder, sig.args[0])
+    left, right = _pointer(context, builder, sig.args[1], a, i), _pointer(context, builder, sig.args[4], b, j)
+    _keep_rolled(builder)
+    apart = ir.Constant(ir.IntType(64), code.tile.lanes)
+    weights = [code.load(code.pointer(right, v, apart)) for v in range(code.tile.vectors)]
+    here = code.column(left, pitch)
     result = []
     for p, row in enumerate(code.rows(tile)):
-        here = code.row_pointer(left, p, pitch)
-        factor = code.broadcast(here) if broadcast else None
-        for v, vector in enumerate(row):
-            result.append(code.fma(factor if broadcast else code.load(here, v), weights[v], vector))
+        values = [code.load(code.pointer(here[p], v, apart)) for v in range(code.tile.vectors)]
+        result += [code.fma(*factors) for factors in zip(values, weights, row, strict=True)]
     return code.tile_of(result)
 
 
-@lower_builtin(store, Tile, types.Array, types.Integer, types.Integer)
+@lower_builtin(store, Tile, types.Array, types.Integer, types.Integer, types.Integer)
 def _lower_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return _lower_write(_Code(context, builder, sig.args[0]), sig, args, onto=False)
+    tile, array, start, pitch, apart = args
+    code = _Code(context, builder, sig.args[0])
+    first = _pointer(context, builder, sig.args[1], array, start)
+    for p, row in enumerate(code.rows(tile)):
+        for v, vector in enumerate(row):
+            code.store(vector, code.pointer(code.pointer(first, p, pitch), v, apart))
+    return context.get_dummy_value()
+
+
+@lower_builtin(put, Tile, types.Array, *[types.Integer] * 5)
+def _lower_put(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Vector by vector from above to below; leaps over vectors and rows of which nothing is to be written."""
+    tile, array, start, pitch, rows, first, last = args
+    code = _Code(context, builder, sig.args[0])
+    pointer = _pointer(context, builder, sig.args[1], array, start)
+    table = code.rows(tile)
+    for v in range(code.tile.vectors):
+        lane = first.type(v * code.tile.lanes)
+        low, high = builder.sub(first, lane), builder.sub(last, lane)
+        begins = builder.icmp_signed("<", low, low.type(code.tile.lanes))
+        some = builder.and_(begins, builder.icmp_signed(">", high, high.type(0)))
+        with builder.if_then(some):
+            mask = builder.and_(code.mask(high), builder.not_(code.mask(low)))
+            here = builder.gep(pointer, [lane])
+            end = builder.append_basic_block("rows_end")
+            for p, row in enumerate(table):
+                exists = builder.append_basic_block("row")
+                builder.cbranch(builder.icmp_signed(">", rows, rows.type(p)), exists, end)
+                builder.position_at_end(exists)
+                code.store_masked(row[v], code.pointer(here, p, pitch), mask)
+            builder.branch(end)
+            builder.position_at_end(end)
+    return context.get_dummy_value()
 
 
 @lower_builtin(add, Tile, types.Array, types.Integer, types.Integer)
 def _lower_add(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return _lower_write(_Code(context, builder, sig.args[0]), sig, args, onto=True)
-
-
-def _lower_write(code: _Code, sig: Any, args: Any, onto: bool) -> Any:
     tile, array, start, pitch = args
-    first = _pointer(code.context, code.builder, sig.args[1], array, start)
+    code = _Code(context, builder, sig.args[0])
+    first = _pointer(context, builder, sig.args[1], array, start)
+    apart = ir.Constant(ir.IntType(64), code.tile.lanes)
     for p, row in enumerate(code.rows(tile)):
-        here = code.row_pointer(first, p, pitch)
         for v, vector in enumerate(row):
-            code.store(code.builder.fadd(code.load(here, v), vector) if onto else vector, here, v)
-    return code.context.get_dummy_value()
+            here = code.pointer(code.pointer(first, p, pitch), v, apart)
+            code.store(builder.fadd(code.load(here), vector), here)
+    return context.get_dummy_value()
 
 
 @lower_builtin(copy, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 3)
@@ -253,6 +376,30 @@ def _lower_copy(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             _keep_rolled(builder)
             element = builder.load(builder.gep(right, [builder.mul(loop.index, j_step)]))
             builder.store(element, builder.gep(left, [builder.mul(loop.index, i_step)]))
+    return context.get_dummy_value()
+
+
+@lower_builtin(move, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)
+def _lower_move(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Whole vectors, and a last one with a mask: for short rows, calling memcpy would take longer."""
+    to, i, i_pitch, source, j, j_pitch, rows, count = args
+    code = _Code(context, builder, Tile(sig.args[0].dtype, 1, 1))
+    left, right = _pointer(context, builder, sig.args[0], to, i), _pointer(context, builder, sig.args[3], source, j)
+    lanes = count.type(code.tile.lanes)
+    count = _not_negative(builder, count)
+    whole = builder.sdiv(count, lanes)
+    end = builder.mul(whole, lanes)
+    mask = code.mask(builder.sub(count, end))
+    partly = builder.icmp_signed(">", count, end)
+    with cgutils.for_range(builder, rows) as down:
+        here = builder.gep(right, [builder.mul(down.index, j_pitch)])
+        there = builder.gep(left, [builder.mul(down.index, i_pitch)])
+        with cgutils.for_range(builder, whole) as across:
+            _keep_rolled(builder)
+            start = builder.mul(across.index, lanes)
+            code.store(code.load(builder.gep(here, [start])), builder.gep(there, [start]))
+        with builder.if_then(partly):
+            code.store_masked(code.load_masked(builder.gep(here, [end]), mask), builder.gep(there, [end]), mask)
     return context.get_dummy_value()
 
 
@@ -330,20 +477,31 @@ class _Code:
             tile = self.builder.insert_value(tile, vector, k)
         return tile
 
-    def row_pointer(self, pointer: Any, p: int, pitch: Any) -> Any:
-        """The address ``p`` rows further on."""
-        return self.builder.gep(pointer, [self.builder.mul(pitch, ir.Constant(pitch.type, p))]) if p else pointer
+    def pointer(self, first: Any, number: int, apart: Any) -> Any:
+        """The address of the element that lies ``number`` times ``apart`` elements further on."""
+        return self.builder.gep(first, [self.builder.mul(apart, ir.Constant(apart.type, number))]) if number else first
 
-    def vector_pointer(self, pointer: Any, v: int) -> Any:
-        """The address ``v`` vectors further on."""
-        element = self.builder.gep(pointer, [ir.Constant(ir.IntType(64), v * self.tile.lanes)])
-        return self.builder.bitcast(element, self.vector.as_pointer())
+    def column(self, first: Any, apart: Any) -> list[Any]:
+        """The addresses of the tile's rows, as few registers can hold them.
 
-    def load(self, pointer: Any, v: int) -> Any:
-        return self.builder.load(self.vector_pointer(pointer, v), align=self.align)
+        LLVM would count up every one of them in a register of its own. So the address of each fourth row is hidden from
+        it; those between are written as that one plus a register, which instructions can add themselves.
+        """
+        hidden = ir.FunctionType(first.type, [first.type])
+        pointers: list[Any] = []
+        for p in range(self.tile.rows):
+            if p % 4 == 0:
+                first = self.builder.asm(
+                    hidden, "", "=r,0", [self.pointer(first, 4, apart) if p else first], side_effect=False
+                )
+            pointers.append(self.pointer(first, p % 4, apart))
+        return pointers
 
-    def store(self, vector: Any, pointer: Any, v: int) -> None:
-        self.builder.store(vector, self.vector_pointer(pointer, v), align=self.align)
+    def load(self, pointer: Any) -> Any:
+        return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.align)
+
+    def store(self, vector: Any, pointer: Any) -> None:
+        self.builder.store(vector, self.builder.bitcast(pointer, self.vector.as_pointer()), align=self.align)
 
     def broadcast(self, pointer: Any) -> Any:
         return self.splat(self.builder.load(pointer), self.vector)
@@ -358,17 +516,25 @@ class _Code:
         return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
 
     def mask(self, count: Any) -> Any:
-        """Which lanes are among the first ``count``."""
-        wide = ir.VectorType(count.type, self.tile.lanes)
+        """Which lanes are among the first ``count``, a number that may be negative or larger than a vector."""
+        few, most = self.builder.icmp_signed("<", count, count.type(0)), count.type(self.tile.lanes)
+        count = self.builder.select(few, count.type(0), count)
+        count = self.builder.select(self.builder.icmp_signed("<", count, most), count, most)
+        wide = ir.VectorType(ir.IntType(32), self.tile.lanes)
         numbers = ir.Constant(wide, list(range(self.tile.lanes)))
-        return self.builder.icmp_signed("<", numbers, self.splat(count, wide))
+        return self.builder.icmp_signed("<", numbers, self.splat(self.builder.trunc(count, ir.IntType(32)), wide))
 
     def load_masked(self, pointer: Any, mask: Any) -> Any:
-        arguments = [self.vector_pointer(pointer, 0), ir.IntType(32)(self.align), mask, ir.Constant(self.vector, None)]
+        arguments = [
+            self.builder.bitcast(pointer, self.vector.as_pointer()),
+            ir.IntType(32)(self.align),
+            mask,
+            ir.Constant(self.vector, None),
+        ]
         return self.call("llvm.masked.load", self.vector, arguments, ".p0")
 
     def store_masked(self, vector: Any, pointer: Any, mask: Any) -> None:
-        arguments = [vector, self.vector_pointer(pointer, 0), ir.IntType(32)(self.align), mask]
+        arguments = [vector, self.builder.bitcast(pointer, self.vector.as_pointer()), ir.IntType(32)(self.align), mask]
         self.call("llvm.masked.store", ir.VoidType(), arguments, ".p0")
 
     def call(self, intrinsic: str, result: Any, arguments: list[Any], suffix: str = "") -> Any:

@@ -78,7 +78,7 @@ def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
     layer is in use is known only after the first launch.
     """
     global _launched
-    if threads == 1:
+    if threads == 1 or numba.config.DISABLE_JIT:  # as plain Python, there is but one thread, and no layer to ask
         kernel.serial(*arguments)
     elif _launched and numba.threading_layer() != "workqueue":
         kernel.parallel(*arguments)

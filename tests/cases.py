@@ -24,6 +24,7 @@ import numbaconv
 from numbaconv import plan as planning
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
+from numbaconv.plan import channels, common, planes
 
 T = TypeVar("T")
 #: A whole number from the first to the second, chosen by somebody.
@@ -33,6 +34,8 @@ INTERPRETED = bool(numba.config.DISABLE_JIT)
 #: Around the heights of the tiles: 14, 8 and 4, or 6, 4 and 2, as the CPU has it.
 WIDTHS = (1, 2, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 28, 29)
 DTYPES = (np.float16, np.float32, np.float64)
+#: The forms of plan that can be forced, by what their lanes run along; and the choice between them.
+FORMS: dict[str, tuple[Any, ...]] = {"channels": (channels,), "planes": (planes,), "cheapest": planning.FORMS}
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ def _channels(choose: Choose, most: int, dtype: np.dtype) -> tuple[int, int, int
     """Groups, input and output channels of each, of a product of at most ``most``: around the number of lanes."""
     lanes = simd.lanes(np.float32 if dtype == np.float16 else dtype)
     counts = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 4 * lanes)
-    lanewise = planning.LANEWISE_BLOCKS * lanes
+    lanewise = channels.LANEWISE_BLOCKS * lanes
     kind = choose(0, 5)
     if kind == 0:  # depthwise; more channels than the kernels take at once, too
         options = [(G, 1, 1) for G in (*counts, lanewise, lanewise + 1, 2 * lanewise - lanes // 2)]
@@ -304,13 +307,26 @@ ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @contextmanager
 def everything_in_parallel() -> Iterator[None]:
     """No convolution is too small to be cut into bands and spread over threads."""
-    before = planning.SERIAL_FLOPS
-    planning.SERIAL_FLOPS = 0
+    before = common.SERIAL_FLOPS
+    common.SERIAL_FLOPS = 0
     forget_plans()
     try:
         yield
     finally:
-        planning.SERIAL_FLOPS = before
+        common.SERIAL_FLOPS = before
+        forget_plans()
+
+
+@contextmanager
+def only(form: str) -> Iterator[None]:
+    """Every pass is planned in this form, one of ``FORMS``, whatever it costs."""
+    before = planning.FORMS
+    planning.FORMS = FORMS[form]
+    forget_plans()
+    try:
+        yield
+    finally:
+        planning.FORMS = before
         forget_plans()
 
 

@@ -17,12 +17,13 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
-from cases import Case, assert_equal, everything_in_parallel, expected, random_cases, run, run_python
+from cases import Case, assert_equal, everything_in_parallel, expected, only, random_cases, run, run_python
 
 import numbaconv
 from numbaconv.geometry import Conv2dGeometry
@@ -35,6 +36,7 @@ pytestmark = [
 PAGE = mmap.PAGESIZE
 NOTHING, READ, WRITE = 0, 1, 2  # PROT_NONE, PROT_READ, PROT_WRITE
 SIDES = ("end", "start")
+FORMS = ("channels", "planes")
 #: Seed, number of cases, multiplications of a pass, threads.
 BATCHES = [(0, 300, 20_000, 1), (1, 20, 600_000, 1), (2, 60, 20_000, 2), (3, 12, 600_000, 2)]
 
@@ -128,17 +130,16 @@ def run_guarded(case: Case, side: str, swapped: tuple[bool, ...], seed: int) -> 
 
 def child_run() -> None:
     """Many cases, each announced."""
-    for side in SIDES:
+    for side, form in product(SIDES, FORMS):
         sizes = guard_scratch(side)
         calls = 0
         for seed, count, products, threads in BATCHES:
             numbaconv.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-            with everything_in_parallel() if threads > 1 else nullcontext():
+            with only(form), everything_in_parallel() if threads > 1 else nullcontext():
                 for number, case in enumerate(random_cases(seed, count, products, [np.float32, np.float64])):
                     swapped = tuple(bool(number >> bit & 1) for bit in range(6))
-                    print(
-                        f"guard at the {side}, {threads} threads, swapped {swapped}, data {number}: {case}", flush=True
-                    )
+                    how = f"{form}, guard at the {side}, {threads} threads, swapped {swapped}, data {number}"
+                    print(f"{how}: {case}", flush=True)
                     run_guarded(case, side, swapped, number)
                     calls += 1
         assert len(sizes) > 4 * calls, "the kernels have scratch memory from somewhere else"
@@ -158,12 +159,13 @@ def child_write(writable: bool) -> None:
     array[5] = 1
 
 
-def child_scratch(side: str, share: float) -> None:
+def child_scratch(form: str, side: str, share: float) -> None:
     """A convolution that uses all of its scratch memory, given a share of it."""
     numbaconv.set_num_threads(1)
     guard_scratch(side, share)
     case = Case(Conv2dGeometry.forward((1, 32, 60, 28), (64, 32, 3, 3)), np.dtype(np.float32))
-    assert_equal(run(numbaconv, case, case.arrays()), expected(case, case.arrays()), case)
+    with only(form):
+        assert_equal(run(numbaconv, case, case.arrays()), expected(case, case.arrays()), case)
 
 
 # --- in the parent ----------------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ def test_nothing_beside_an_array_is_touched_and_no_input_is_written() -> None:
     if was_killed(result):
         pytest.fail(f"memory was touched that is no array's, or an input was written, in\n{lines[-1]}\n{result.stderr}")
     assert result.returncode == 0, f"wrong in\n{lines[-1]}\n{result.stderr[-4000:]}"
-    assert len(lines) == len(SIDES) * sum(count for _, count, *_ in BATCHES)
+    assert len(lines) == len(SIDES) * len(FORMS) * sum(count for _, count, *_ in BATCHES)
 
 
 @pytest.mark.parametrize(("side", "beside"), [("end", 1), ("start", -1)])
@@ -199,10 +201,11 @@ def test_the_guard_kills_who_writes_to_an_input() -> None:
     assert was_killed(child(child_write, False))
 
 
-def test_the_guard_kills_where_scratch_memory_is_too_small() -> None:
-    whole = child(child_scratch, "end", 1.0)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_guard_kills_where_scratch_memory_is_too_small(form: str) -> None:
+    whole = child(child_scratch, form, "end", 1.0)
     assert whole.returncode == 0, whole.stderr
-    assert was_killed(child(child_scratch, "end", 0.75))
+    assert was_killed(child(child_scratch, form, "end", 0.75))
 
 
 if __name__ == "__main__":

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import INTERPRETED, Case, everything_in_parallel, forget_plans, random_cases
+from cases import FORMS, INTERPRETED, Case, everything_in_parallel, forget_plans, only, random_cases, run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numbaconv
 from numbaconv import conv2d_output_size
+from numbaconv import plan as planning
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.correlation import CORRELATION
-from numbaconv.kernels.tiles import HEIGHTS
-from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT
-from numbaconv.plan import (
-    Axis,
-    Plan,
-    backward_axes,
-    cover,
-    forward_axis,
-    forward_plan,
-    input_gradient_plan,
-    weight_gradient_plan,
-)
+from numbaconv.kernels.correlation import CORRELATION, correlate
+from numbaconv.kernels.planes import PLANES, correlate_planes
+from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
+from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
+from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
+from numbaconv.plan import Plan, forward_plan, input_gradient_plan, weight_gradient_plan
+from numbaconv.plan.axes import Axis, Correlation, backward_axes, forward_axis
+from numbaconv.plan.channels import cover
+from numbaconv.plan.planes import _rows as cover_channels
 
 examples = settings(max_examples=100 if INTERPRETED else 400, deadline=None, derandomize=True)
 FLOATS = [np.float32, np.float64]
+each_form = pytest.mark.parametrize("form", FORMS)
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
@@ -75,6 +76,18 @@ def test_a_long_row_has_many_tiles_and_is_planned_at_once() -> None:
     tiles = cover(1_000_000, 2)
     assert sum(exist for *_, exist in tiles) == 1_000_000
     assert len(tiles) < 2 + 1_000_000 / max(HEIGHTS) + max(HEIGHTS)
+
+
+def test_tiles_cover_the_output_channels_of_planes() -> None:
+    for count in [*range(1, 100), 256, 1000, 2049]:
+        assert_rows_cover(cover_channels(count), count)
+
+
+def assert_rows_cover(rows: Any, channels: int) -> None:
+    """Every channel is in one tile, tiles are packed one after the other, and only the last one may hang over."""
+    assert [first + p for first, _, exist in rows for p in range(exist)] == list(range(channels))
+    assert [first for first, *_ in rows] == [sum(row[1] for row in rows[:k]) for k in range(len(rows))]
+    assert all(height in PLANE_TILES and 1 <= exist <= height for _, height, exist in rows)
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
@@ -180,15 +193,87 @@ def equal(a: Plan, b: Plan) -> bool:
     return True
 
 
+@each_form
 @pytest.mark.parametrize("large", [False, True])
-def test_plans_do_not_depend_on_the_number_of_threads(large: bool) -> None:
+def test_plans_do_not_depend_on_the_number_of_threads(large: bool, form: str) -> None:
     cases = list(random_cases(3, 40, 10_000_000 if large else 20_000, FLOATS))
     found = []
     for threads in {1, numbaconv.get_num_threads()}:
         numbaconv.set_num_threads(threads)
-        forget_plans()
-        found.append([plan for case in cases for _, plan in plans(case)])
+        with only(form):
+            found.append([plan for case in cases for _, plan in plans(case)])
     assert all(equal(a, b) for others in found for a, b in zip(found[0], others, strict=True))
+
+
+class Priced:
+    """A form of plan that remembers what it was asked for last, and what it said that costs."""
+
+    def __init__(self, form: ModuleType) -> None:
+        self.form, self.plan, self.weight_plan = form, form.plan, form.weight_plan
+        self.asked: list[tuple[Correlation, float]] = []
+
+    def cost(self, work: Correlation) -> float:
+        self.asked.append((work, self.form.cost(work)))
+        return self.asked[-1][1]
+
+    def weight_cost(self, work: Correlation) -> float:
+        self.asked.append((work, self.form.weight_cost(work)))
+        return self.asked[-1][1]
+
+
+KERNELS = {
+    "channels": {"forward": correlate, "input gradient": correlate, "weight gradient": weight_gradient},
+    "planes": {
+        "forward": correlate_planes,
+        "input gradient": correlate_planes,
+        "weight gradient": weight_gradient_planes,
+    },
+}
+
+
+def test_the_form_that_costs_less_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = {name: Priced(FORMS[name][0]) for name in KERNELS}
+    monkeypatch.setattr(planning, "FORMS", tuple(forms.values()))
+    taken: Counter[tuple[str, str]] = Counter()
+    forget_plans()
+    for case in random_cases(8, 100, 200_000, FLOATS):
+        for name, plan in plans(case):
+            forget_plans()
+            (work, one), (_, two) = (form.asked.pop() for form in forms.values())
+            said = f"{name} of {case} costs {one} or {two}"
+            assert not math.isnan(one + two), said
+            assert 0 <= min(one, two) < math.inf, said
+            if any(axis.taps for axis in work.rows) and any(axis.taps for axis in work.columns):
+                assert min(one, two) > 0, said
+            best = "planes" if two < one else "channels"
+            assert plan.kernel is KERNELS[best][name], said
+            taken[best, name] += 1
+    assert len(taken) == 6, f"some form is never the cheaper one: {taken}"
+
+
+@pytest.mark.parametrize("form", KERNELS)
+def test_a_form_can_be_forced(form: str) -> None:
+    with only(form):
+        for case in random_cases(9, 20, 20_000, FLOATS):
+            assert all(plan.kernel is KERNELS[form][name] for name, plan in plans(case))
+
+
+CHOICES = """
+import hashlib
+from cases import random_cases
+from test_plan import plans
+for case in random_cases(11, 60, 200_000):
+    for name, plan in plans(case):
+        digest = hashlib.sha256(b"".join(table.tobytes() for table in plan.tables))
+        print(name, plan.kernel.name, plan.shared, plan.own, plan.threads, plan.numbers.tolist(), digest.hexdigest())
+"""
+
+
+def test_plans_are_the_same_in_every_process() -> None:
+    one, two = (run_python("-c", CHOICES, PYTHONHASHSEED=seed) for seed in ("1", "2"))
+    assert one.returncode == 0, one.stderr
+    assert one.stdout.splitlines() == two.stdout.splitlines()
+    assert len(one.stdout.splitlines()) > 100
 
 
 def test_a_plan_is_made_once() -> None:
@@ -199,24 +284,17 @@ def test_a_plan_is_made_once() -> None:
         assert make(g, np.dtype("f4"), "NCHW", "NCHW") is not make(g, np.dtype("f8"), "NCHW", "NCHW")
 
 
+@each_form
 @pytest.mark.parametrize(("seed", "products"), [(0, 20_000), (1, 20_000), (2, 1_000_000)])
 @pytest.mark.parametrize("finely", [False, True])
-def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: bool) -> None:
-    def check_all() -> None:
+def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: bool, form: str) -> None:
+    with only(form), everything_in_parallel() if finely else nullcontext():
         for case in random_cases(seed, 30 if INTERPRETED else 70, products, FLOATS):
             for name, plan in plans(case):
                 try:
-                    (check_weight_gradient if name == "weight gradient" else check_correlation)(
-                        plan, case.geometry, name
-                    )
+                    CHECKS[plan.kernel](plan, case.geometry, name)
                 except AssertionError as error:
                     raise AssertionError(f"{name} of {case}") from error
-
-    if finely:
-        with everything_in_parallel():
-            check_all()
-    else:
-        check_all()
 
 
 def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
@@ -322,6 +400,144 @@ def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert set(work.values()) == {1}
 
 
+def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``correlate_planes``."""
+    n = np.asarray(plan.numbers).view(PLANES)[0]
+    remainders, steps, phases, rows = plan.tables
+    H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
+    slab = n.ICG * n.plane
+
+    # shared memory: packed weights, the packed bias, then the threads' parts
+    assert_rows_cover(rows, n.OCG)
+    assert n.heights == sum(rows[:, 1])
+    assert n.G * n.heights * len(steps) <= n.bias
+    assert n.bias + n.G * n.heights <= n.slabs <= plan.shared
+    # a thread's part: the planes, then the staged tile
+    assert_planes_hold_their_parts(n, remainders)
+    assert slab <= n.stage
+    assert n.stage + max(height * PLANE_TILES[height] for height in rows[:, 1]) * n.lanes <= n.own == plan.own
+
+    reached, last_of_before = set(), 0
+    for first_row, count, first_column, columns, first, last in phases:
+        assert first == last_of_before
+        last_of_before = last
+        assert last > first or name == "forward"  # which has its bias to write, if nothing else
+        assert count <= n.bands * n.band
+        assert columns <= n.columns
+        for left in {min(n.band, count), (count - 1) % n.band + 1}:  # rows of the first band, and of the last
+            check_steps(n, remainders, steps[first:last], left, columns)
+            for height in set(rows[:, 1].tolist()):
+                check_pixels(n, steps[first:last, 1], PLANE_TILES[height], left, columns)
+        for q in range(count):
+            reached.update((first_row + q * n.out_h, first_column + p * n.out_w) for p in range(columns))
+        assert first_row + (count - 1) * n.out_h < H
+        assert first_column + (columns - 1) * n.out_w < W
+    assert last_of_before == len(steps)
+    assert len(reached) == sum(phase[1] * phase[3] for phase in phases)
+    assert plan.fill == (len(reached) < H * W)
+
+    # so many steps at a time are read as if their weights followed each other
+    assert len(steps) % n.joined == 0
+    assert (np.diff(steps[:, 0].reshape(-1, n.joined)) == 1).all()
+    check_filters(n, steps, n.w_row, g)
+    assert n.tasks == g.N * n.G * n.bands
+    assert plan.threads <= n.tasks
+
+
+def assert_planes_hold_their_parts(n: Any, remainders: np.ndarray) -> None:
+    """All that ``pack_planes`` writes lies in its plane, and no two parts share an element."""
+    assert n.rows * n.columns <= n.part
+    assert len(remainders) * n.part <= n.plane
+    found = [tuple(pair) for pair in remainders.tolist()]
+    assert found[0] == (0, 0)  # the output's gradient is packed with this one alone
+    assert len(set(found)) == len(found)
+    assert all(0 <= h < n.in_h and 0 <= w < n.in_w for h, w in found)
+
+
+def check_steps(n: Any, remainders: np.ndarray, steps: np.ndarray, count: int, columns: int) -> None:
+    """What pixels that exist read lies in the plane of one channel, in one part, and in rows and columns of it."""
+    channel, rest = np.divmod(steps[:, 1], n.plane)
+    part, rest = np.divmod(rest, n.part)
+    row, column = np.divmod(rest, n.columns)
+    assert ((channel >= 0) & (channel < n.ICG)).all()
+    assert (part < len(remainders)).all()
+    assert (row + count <= n.rows).all()
+    assert (column + columns <= n.columns).all()
+    # every channel is read by the same taps
+    assert set(Counter(channel.tolist()).values()) <= {len(steps) // n.ICG}
+
+
+def check_pixels(n: Any, offsets: np.ndarray, vectors: int, count: int, columns: int) -> None:
+    """The tiles of a phase hold every pixel once; what they read besides is a thread's own, too."""
+    width = vectors * n.lanes
+    lane = np.arange(width)
+    if n.stacked:
+        chunks = -(-columns // n.lanes)
+        k = np.arange(-(-count // vectors) * chunks)[:, None]
+        row, column = k // chunks * vectors + lane // n.lanes, k % chunks * n.lanes + lane % n.lanes
+    else:
+        k = np.arange(-(-((count - 1) * n.columns + columns) // width))[:, None]
+        row, column = np.divmod(k * width + lane, n.columns)
+    exist = (row < count) & (column < columns)
+    assert sorted((row * columns + column)[exist].tolist()) == list(range(count * columns))
+    if len(offsets):
+        assert min(offsets) >= 0
+        assert (row * n.columns + column).max() + max(offsets) < n.own
+
+
+def check_filters(n: Any, steps: np.ndarray, w_row: int, g: Conv2dGeometry) -> None:
+    """The steps of all output channels are weights that exist, all of them once where no tap is left out."""
+    first = np.arange(n.G)[:, None] * n.w_group + np.arange(n.OCG) * w_row
+    used = Counter((first[..., None] + steps[:, 0]).ravel().tolist())
+    assert len(steps) % n.ICG == 0
+    assert_weights_once(used, len(steps) // n.ICG, g)
+
+
+def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient_planes``."""
+    n = np.asarray(plan.numbers).view(WEIGHT_PLANES)[0]
+    remainders, steps, rows = plan.tables
+    slab = n.ICG * n.plane
+    pairs = -(-len(steps) // 2)
+
+    # sums: of all parts, groups, and tiles of output channels
+    assert_rows_cover(rows, n.OCG)
+    heights = int(sum(rows[:, 1]))
+    assert heights * pairs * 2 * n.lanes <= n.block
+    assert n.parts * n.G * n.block <= n.slabs <= plan.shared
+    # a thread's part: the planes of the input, then those of the output's gradient, of all rows of the tiles
+    assert_planes_hold_their_parts(n, remainders)
+    assert slab <= n.gradient
+    assert n.gradient + (heights - 1) * n.z_plane + n.vectors * n.lanes <= n.own == plan.own
+    assert n.gradient + n.OCG * n.z_plane <= n.own  # what is cleared
+    # the gradient's pixels are in what is summed, and what is summed beyond them is zeros of the same plane
+    assert n.columns >= n.OW
+    assert (n.band - 1) * n.columns + n.OW <= n.vectors * n.lanes <= n.z_plane
+    check_steps(n, remainders, steps, n.band, n.OW)
+    if len(steps):
+        # those zeros meet something finite: the planes, or what is cleared behind them
+        assert min(steps[:, 1]) >= 0
+        assert max(steps[:, 1]) + n.vectors * n.lanes <= n.gradient
+    check_filters(n, steps, n.w_row, g)
+    assert plan.fill == (len(steps) < n.ICG * g.KH * g.KW)
+
+    # every band of every image, for every group, is one task's work
+    assert n.units == g.N * n.bands
+    assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
+    assert n.tasks == n.parts * n.G
+    assert plan.threads <= n.tasks
+    units = [unit for p in range(n.parts) for unit in range(p * n.units // n.parts, (p + 1) * n.units // n.parts)]
+    assert units == list(range(n.units))
+
+
+CHECKS = {
+    correlate: check_correlation,
+    weight_gradient: check_weight_gradient,
+    correlate_planes: check_planes,
+    weight_gradient_planes: check_weight_planes,
+}
+
+
 def assert_weights_once(used: Counter[int], taps: int, g: Conv2dGeometry) -> None:
     """Every weight of the taps that are there has its place, and no other memory is touched."""
     size = g.OC * g.ICG * g.KH * g.KW
@@ -337,10 +553,12 @@ def test_work_of_a_large_case_is_shared_and_of_a_small_one_is_not() -> None:
     assert all(plan.threads == 1 for _, plan in plans(small))
 
 
-def test_what_is_never_reached_has_no_work() -> None:
+@each_form
+def test_what_is_never_reached_has_no_work(form: str) -> None:
     nothing: Any = Conv2dGeometry.forward((1, 1, 1, 1), (2, 1, 2, 2), padding=1, dilation=2)
-    for make in (forward_plan, input_gradient_plan, weight_gradient_plan):
-        plan = make(nothing, np.dtype(np.float32), "NCHW", "NCHW")
-        if make is not forward_plan:  # whose output is the bias
-            assert plan.fill
-        assert plan.shared + plan.own < 10_000
+    with only(form):
+        for make in (forward_plan, input_gradient_plan, weight_gradient_plan):
+            plan = make(nothing, np.dtype(np.float32), "NCHW", "NCHW")
+            if make is not forward_plan:  # whose output is the bias
+                assert plan.fill
+            assert plan.shared + plan.own < 10_000

@@ -17,11 +17,26 @@ import pytest
 from cases import INTERPRETED, run_python
 
 from numbaconv import simd
-from numbaconv.kernels.tiles import HEIGHTS
-from numbaconv.simd import add, clear, copy, hadamard, lanes, outer, spread, store, transpose, zeros
+from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
+from numbaconv.simd import (
+    add,
+    clear,
+    copy,
+    dot,
+    fill,
+    hadamard,
+    lanes,
+    move,
+    outer,
+    put,
+    spread,
+    store,
+    transpose,
+    zeros,
+)
 
 DTYPES = [np.float32, np.float64]
-SHAPES = [(rows, vectors) for rows in (1, *sorted(HEIGHTS)) for vectors in (1, 2)]
+SHAPES = sorted({(rows, vectors) for rows in (1, *HEIGHTS) for vectors in (1, 2)} | set(PLANE_TILES.items()))
 SIZE = 2000
 NOTHING = -99.0  # what a buffer holds where nothing was written
 each_tile = pytest.mark.parametrize(("rows", "vectors"), SHAPES)
@@ -32,51 +47,77 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 def words(rows: int, vectors: int) -> tuple[Callable, ...]:
     """A function for each word that makes or changes a tile; tiles are stored, for they can't be returned.
 
-    The arguments are two arrays to read, where in them, how far apart rows lie, and an array to write to.
+    The arguments are two arrays to read, where in them, how far apart rows lie, and vectors; and an array to write to,
+    where in it, and how far apart rows and vectors lie there.
     """
 
     @numba.njit
-    def by_zeros(a, i, pitch, b, j, to, start, step):
-        store(zeros(rows, vectors, a), to, start, step)
+    def by_zeros(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(zeros(rows, vectors, a), to, start, step, gap)
 
     @numba.njit
-    def by_spread(a, i, pitch, b, j, to, start, step):
-        store(spread(rows, vectors, b, j), to, start, step)
+    def by_spread(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(spread(rows, vectors, b, j), to, start, step, gap)
 
     @numba.njit
-    def by_outer(a, i, pitch, b, j, to, start, step):
-        store(outer(spread(rows, vectors, b, 7), a, i, pitch, b, j), to, start, step)
+    def by_fill(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(fill(rows, vectors, a, i), to, start, step, gap)
 
     @numba.njit
-    def by_hadamard(a, i, pitch, b, j, to, start, step):
-        store(hadamard(spread(rows, vectors, b, 7), a, i, pitch, b, j), to, start, step)
+    def by_outer(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(outer(spread(rows, vectors, b, 7), a, i, pitch, b, j, apart), to, start, step, gap)
 
     @numba.njit
-    def by_add(a, i, pitch, b, j, to, start, step):
-        add(outer(zeros(rows, vectors, a), a, i, pitch, b, j), to, start, step)
+    def by_hadamard(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(hadamard(spread(rows, vectors, b, 7), a, i, pitch, b, j), to, start, step, gap)
 
-    return by_zeros, by_spread, by_outer, by_hadamard, by_add
+    @numba.njit
+    def by_dot(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(dot(spread(rows, vectors, b, 7), a, i, pitch, b, j, apart), to, start, step, gap)
+
+    @numba.njit
+    def by_add(a, i, pitch, b, j, apart, to, start, step, gap):
+        add(outer(zeros(rows, vectors, a), a, i, pitch, b, j, apart), to, start, step)
+
+    return by_zeros, by_spread, by_fill, by_outer, by_hadamard, by_dot, by_add
 
 
-ZEROS, SPREAD, OUTER, HADAMARD, ADD = range(5)
+NAMES = ["zeros", "spread", "fill", "outer", "hadamard", "dot", "add"]
+ZEROS, SPREAD, FILL, OUTER, HADAMARD, DOT, ADD = range(len(NAMES))
+each_word = pytest.mark.parametrize("word", range(len(NAMES)), ids=NAMES)
 
 
-def meaning(
-    word: int, rows: int, width: int, a: Any, i: int, pitch: int, b: Any, j: int, to: Any, start: int, step: int
-):
-    """The same, element by element: what ``to`` holds then."""
+def meaning(word: int, rows: int, width: int, size: int, numbers: tuple[int, ...], a: Any, b: Any, to: Any) -> Any:
+    """The same, element by element: what ``to`` holds then. ``size`` is the number of lanes."""
+    i, pitch, j, apart, start, step, gap = numbers
     to = to.copy()
     for p in range(rows):
-        for lane in range(width):
-            here = start + p * step + lane
+        for k in range(width):
+            v, lane = divmod(k, size)
+            here = start + p * step + (k if word == ADD else v * gap + lane)
+            far = j + v * apart + lane
             to[here] = {
-                ZEROS: lambda p, lane, here: 0,
-                SPREAD: lambda p, lane, here: b[j + lane],
-                OUTER: lambda p, lane, here: b[7 + lane] + a[i + p * pitch] * b[j + lane],
-                HADAMARD: lambda p, lane, here: b[7 + lane] + a[i + p * pitch + lane] * b[j + lane],
-                ADD: lambda p, lane, here: to[here] + a[i + p * pitch] * b[j + lane],
-            }[word](p, lane, here)
+                ZEROS: lambda p, k, lane, far, here: 0,
+                SPREAD: lambda p, k, lane, far, here: b[j + k],
+                FILL: lambda p, k, lane, far, here: a[i + p],
+                OUTER: lambda p, k, lane, far, here: b[7 + k] + a[i + p * pitch] * b[far],
+                HADAMARD: lambda p, k, lane, far, here: b[7 + k] + a[i + p * pitch + k] * b[j + k],
+                DOT: lambda p, k, lane, far, here: b[7 + k] + a[i + p * pitch + lane] * b[far],
+                ADD: lambda p, k, lane, far, here: to[here] + a[i + p * pitch] * b[far],
+            }[word](p, k, lane, far, here)
     return to
+
+
+def places(rows: int, vectors: int, size: int) -> list[tuple[int, ...]]:
+    """Where to read and write: neither aligned nor contiguous, rows and vectors that are the same or run backwards."""
+    width = vectors * size
+    return [
+        (0, 1, 0, size, 0, width, size),
+        (3, 5, 11, size + 9, 1, width + 3, size),
+        (40, 0, 1, 1, 13, size, rows * size),  # vectors from rows of an image below each other
+        (60, -2, 0, 0, 5, vectors * (size + 3), size + 3),
+        (60, 1, 300, -5, 900, width, -size),
+    ]
 
 
 def buffers(dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,45 +132,106 @@ def as_python(function: Any) -> Callable:
     return getattr(function, "py_func", function)
 
 
+def as_compiled(function: Any) -> Callable:
+    return function
+
+
+each_way = pytest.mark.parametrize(
+    "way", [as_python, pytest.param(as_compiled, marks=pytest.mark.compiled)], ids=["as Python", "compiled"]
+)
+
+
 @each_dtype
 @each_tile
-@pytest.mark.parametrize("word", range(5), ids=["zeros", "spread", "outer", "hadamard", "add"])
+@each_word
 def test_words_mean_what_they_say(word: int, rows: int, vectors: int, dtype: Any) -> None:
     a, b, to = buffers(dtype)
-    width = vectors * lanes(dtype)
-    for i, pitch, j, start, step in (
-        (0, 1, 0, 0, width),
-        (3, 5, 11, 1, width + 3),
-        (40, 0, 1, 13, width),
-        (60, -2, 0, 5, 40),
-    ):
-        wanted = meaning(word, rows, width, a, i, pitch, b, j, to, start, step)
+    size = lanes(dtype)
+    for numbers in places(rows, vectors, size):
+        i, pitch, j, apart, *where = numbers
         got = to.copy()
-        as_python(words(rows, vectors)[word])(a, i, pitch, b, j, got, start, step)
-        np.testing.assert_array_equal(got, wanted)
+        as_python(words(rows, vectors)[word])(a, i, pitch, b, j, apart, got, *where)
+        np.testing.assert_array_equal(got, meaning(word, rows, vectors * size, size, numbers, a, b, to))
 
 
 @pytest.mark.compiled
 @each_tile
-@pytest.mark.parametrize("word", range(5), ids=["zeros", "spread", "outer", "hadamard", "add"])
+@each_word
 def test_words_compile_to_what_they_mean(word: int, rows: int, vectors: int) -> None:
     function = words(rows, vectors)[word]
     for dtype in DTYPES:
         a, b, to = buffers(dtype)
-        width = vectors * lanes(dtype)
-        # neither aligned nor contiguous, rows that are the same or run backwards, and rows that overlap when written
-        for numbers in (
-            (0, 1, 0, 0, width),
-            (3, 5, 11, 1, width + 3),
-            (40, 0, 1, 13, width),
-            (60, -2, 0, 5, 40),
-            (0, 1, 0, 8, 1),
-        ):
-            i, pitch, j, start, step = numbers
+        size = lanes(dtype)
+        # rows and vectors that overlap when written, too: the last one stays
+        for numbers in [*places(rows, vectors, size), (0, 1, 0, size, 8, 1, size), (0, 1, 0, size, 8, size, 1)]:
+            i, pitch, j, apart, *where = numbers
             compiled, meant = to.copy(), to.copy()
-            function(a, i, pitch, b, j, compiled, start, step)
-            as_python(function)(a, i, pitch, b, j, meant, start, step)
+            function(a, i, pitch, b, j, apart, compiled, *where)
+            as_python(function)(a, i, pitch, b, j, apart, meant, *where)
             np.testing.assert_array_equal(compiled, meant)
+
+
+@cache
+def putting(rows: int, vectors: int) -> Callable:
+    """A function that puts a part of the tile ``tile[p, k] = a[p] + b[k]``."""
+
+    @numba.njit
+    def by_put(a, b, ones, to, start, pitch, count, first, last):
+        tile = outer(spread(rows, vectors, b, 0), a, 0, 1, ones, 0, 0)
+        put(tile, to, start, pitch, count, first, last)
+
+    return by_put
+
+
+def putting_arrays(dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``a``, ``b`` and ``ones``: no two elements of the tile are the same."""
+    b = np.arange(8 * lanes(dtype), dtype=dtype)
+    return np.arange(1, 33, dtype=dtype) * b.size, b, np.ones_like(b)
+
+
+@each_dtype
+@each_tile
+@each_way
+def test_put_writes_a_part_of_a_tile(way: Callable, rows: int, vectors: int, dtype: Any) -> None:
+    a, b, ones = putting_arrays(dtype)
+    size, to = lanes(dtype), buffers(dtype)[2]
+    width = vectors * size
+    tile = a[:rows, None] + b[:width]
+    ranges = {
+        (0, width), (0, 1), (0, size - 1), (0, size), (width - 1, width), (1, width - 1),
+        (size // 2, width - size // 2), (size // 2, size // 2 + 1), (size - 1, size + 1), (size, size + 3),
+        (width // 2 - 1, width // 2 + 1), (-5, 3), (-5, width + 7), (size // 2, width + 1), (width, width + 9),
+        (-9, 0), (-9, -2), (width + 3, width + 9), (3, 3), (size, size), (5, 2), (width, 0), (-2**40, 2**40),
+    }  # fmt: skip
+    for first, last in sorted(ranges):
+        for count in {0, 1, rows - 1, rows, rows + 3}:
+            for start, pitch in ((0, width), (9, width + 3), (16 * size, -size)):
+                wanted, got = to.copy(), to.copy()
+                for p in range(min(count, rows)):
+                    part = tile[p, max(0, first) : max(0, last)]
+                    at = start + p * pitch + max(0, first)
+                    wanted[at : at + part.size] = part
+                way(putting(rows, vectors))(a, b, ones, got, start, pitch, count, first, last)
+                np.testing.assert_array_equal(got, wanted, err_msg=f"{count} rows, {first} to {last}")
+
+
+@each_dtype
+@each_tile
+@each_way
+def test_put_may_reach_both_ends_of_an_array(way: Callable, rows: int, vectors: int, dtype: Any) -> None:
+    a, b, ones = putting_arrays(dtype)
+    size = lanes(dtype)
+    width = vectors * size
+    tile = a[:rows, None] + b[:width]
+    for first, last in ((0, 1), (0, size - 1), (1, size), (size // 2, width - 1), (width - 1, width), (1, width)):
+        kept = last - first
+        memory = np.full(rows * kept + 2 * width, np.nan, dtype)
+        to = memory[width:-width]
+        # the tile itself would begin before the array, and end behind it
+        way(putting(rows, vectors))(a, b, ones, to, -first, kept, rows, first, last)
+        np.testing.assert_array_equal(to, tile[:, first:last].ravel())
+        assert np.isnan(memory[:width]).all()
+        assert np.isnan(memory[-width:]).all()
 
 
 @numba.njit
@@ -182,6 +284,59 @@ def test_clear(dtype: Any, function: Any) -> None:
 
 
 @numba.njit
+def moved(to, i, i_pitch, source, j, j_pitch, rows, count):
+    move(to, i, i_pitch, source, j, j_pitch, rows, count)
+
+
+def counts(size: int) -> list[int]:
+    """Around multiples of the lanes, and fewer than none."""
+    around = {n * size + more for n in range(4) for more in (-1, 0, 1)}
+    return sorted({*around, 2, size // 2, -2, -size, -size - 3, -2 * size})
+
+
+@each_dtype
+@each_way
+def test_move_of_every_size(way: Callable, dtype: Any) -> None:
+    source, _, to = buffers(dtype)
+    source[:] = np.arange(SIZE)
+    size = lanes(dtype)
+    for count in counts(size):
+        for rows in (0, 1, 2, 5, -1):
+            width = max(0, count)
+            # contiguous, with gaps, one row again and again, backwards
+            for i, i_pitch, j, j_pitch in (
+                (0, width, 0, width),
+                (5, width + 3, 7, width + 9),
+                (1, width, 3, 0),
+                (900, -width - 1, 800, -width),
+            ):
+                wanted, got = to.copy(), to.copy()
+                for r in range(rows):
+                    for k in range(count):
+                        wanted[i + r * i_pitch + k] = source[j + r * j_pitch + k]
+                way(moved)(got, i, i_pitch, source, j, j_pitch, rows, count)
+                np.testing.assert_array_equal(got, wanted, err_msg=f"{rows} rows of {count}")
+
+
+@each_dtype
+@each_way
+def test_move_may_reach_both_ends_of_an_array(way: Callable, dtype: Any) -> None:
+    # The last vector of a row would reach beyond it.
+    size = lanes(dtype)
+    for count in counts(size):
+        for rows in (0, 1, 3):
+            if count < 0:
+                continue
+            memory = np.full((2, rows * count + 2 * size), np.nan, dtype)
+            source, to = memory[:, size:-size]
+            source[:] = np.arange(rows * count)
+            way(moved)(to, 0, count, source, 0, count, rows, count)
+            np.testing.assert_array_equal(to, source)
+            assert np.isnan(memory[:, :size]).all()
+            assert np.isnan(memory[:, -size:]).all()
+
+
+@numba.njit
 def transposed(to, i, i_pitch, source, j, j_pitch, rows, columns):
     transpose(to, i, i_pitch, source, j, j_pitch, rows, columns)
 
@@ -222,21 +377,40 @@ def test_transpose_may_reach_the_end_of_an_array(function: Any, dtype: Any) -> N
 def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
     # That is what runs under NUMBA_DISABLE_JIT=1 are for: compiled code would not notice.
     array = np.zeros(100, dtype)
-    tile = np.ones((4, lanes(dtype)), dtype)
+    size = lanes(dtype)
+    tile, wide = np.ones((4, size), dtype), np.ones((4, 2 * size), dtype)
     for call in (
-        lambda: spread(1, 1, array, 100 - lanes(dtype) + 1),
+        lambda: spread(1, 1, array, 101 - size),
         lambda: spread(1, 1, array, -1),
-        lambda: outer(tile, array, 0, 1, array, 100 - lanes(dtype) + 1),
-        lambda: outer(tile, array, 97, 1, array, 0),
-        lambda: hadamard(tile, array, 101 - lanes(dtype), 0, array, 0),
-        lambda: store(tile, array, 0, 34),
+        lambda: fill(4, 1, array, 97),
+        lambda: fill(1, 1, array, -1),
+        lambda: outer(tile, array, 0, 1, array, 101 - size, size),
+        lambda: outer(tile, array, 97, 1, array, 0, size),
+        lambda: outer(wide, array, 0, 1, array, 0, 101 - size),
+        lambda: outer(wide, array, 0, 1, array, 0, -1),
+        lambda: dot(tile, array, 101 - size, 0, array, 0, size),
+        lambda: dot(tile, array, 0, 34, array, 0, size),
+        lambda: dot(wide, array, 0, 0, array, 0, 101 - size),
+        lambda: dot(wide, array, 0, 0, array, 0, -1),
+        lambda: hadamard(tile, array, 101 - size, 0, array, 0),
+        lambda: store(tile, array, 0, 34, size),
+        lambda: store(wide, array, 0, 0, 101 - size),
+        lambda: store(wide, array, 0, 0, -1),
+        lambda: put(tile, array, 101 - size, 0, 1, 0, size),
+        lambda: put(tile, array, 0, 34, 4, 0, 1),
+        lambda: put(tile, array, -1, 1, 4, 0, 1),
+        lambda: put(wide, array, 101 - 2 * size, 0, 1, 0, 2 * size),
         lambda: add(tile, array, -1, 0),
         lambda: copy(array, 99, 1, array, 0, 1, 2),
         lambda: copy(array, 0, 1, array, 0, -1, 2),
+        lambda: move(array, 99, 1, array, 0, 1, 1, 2),
+        lambda: move(array, 0, 1, array, 98, 1, 2, 2),
+        lambda: move(array, 0, 34, array, 0, 1, 4, 1),
+        lambda: move(array, 0, 1, array, 0, -1, 2, 1),
         lambda: clear(array, 99, 2),
         lambda: transpose(array, 90, 2, array, 0, 2, 2, 6),
         lambda: transpose(array, 0, 2, array, 94, 2, 4, 2),
-        lambda: transpose(array, 0, 1, array, 0, 1, lanes(dtype) + 1, 1),
+        lambda: transpose(array, 0, 1, array, 0, 1, size + 1, 1),
     ):
         with pytest.raises(IndexError):
             call()
@@ -251,8 +425,9 @@ def test_products_are_fused_where_the_cpu_can(dtype: Any) -> None:
     e = dtype(np.finfo(dtype).eps)
     a, b, to = np.full(SIZE, 1 + e, dtype), np.full(SIZE, 1 - e, dtype), np.zeros(SIZE, dtype)
     b[7 : 7 + lanes(dtype)] = -1  # what the tile starts from
-    words(1, 1)[OUTER](a, 0, 0, b, 100, to, 0, 0)
-    np.testing.assert_array_equal(to[: lanes(dtype)], -e * e)
+    for word in (OUTER, DOT):
+        words(1, 1)[word](a, 0, 0, b, 100, 0, to, 0, 0, 0)
+        np.testing.assert_array_equal(to[: lanes(dtype)], -e * e)
 
 
 # --- which CPU --------------------------------------------------------------------------------------------------------
@@ -276,7 +451,7 @@ OTHERS = [
 SMALL = """
 import sys
 import numpy as np
-from cases import assert_equal, expected, random_cases, run
+from cases import assert_equal, expected, only, random_cases, run
 import numbaconv
 from numbaconv import reference, simd
 print(simd.VECTOR_BYTES, simd.VECTOR_REGISTERS, simd._FUSED)
@@ -284,8 +459,10 @@ if len(sys.argv) > 1:
     numbaconv.set_num_threads(1)
     for number, case in enumerate(random_cases(5, 60, 8_000, [np.float32])):
         arrays = case.arrays()
-        got = run(numbaconv, case, arrays)
-        assert_equal(got, expected(case, arrays), case)
+        for form in ("channels", "planes"):
+            with only(form):
+                got = run(numbaconv, case, arrays)
+            assert_equal(got, expected(case, arrays), case)
         if number < 12:
             assert_equal(got, run(reference, case, arrays), case)
 """

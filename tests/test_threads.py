@@ -15,13 +15,15 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
-from cases import Arrays, Case, Results, everything_in_parallel, random_cases, run, run_python
+from cases import FORMS, Arrays, Case, Results, everything_in_parallel, only, random_cases, run, run_python
 
 import numbaconv
 from numbaconv import threads
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import correlate
+from numbaconv.kernels.planes import correlate_planes
 from numbaconv.kernels.weight_gradient import weight_gradient
+from numbaconv.kernels.weight_planes import weight_gradient_planes
 
 SEVERAL = numba.config.NUMBA_NUM_THREADS
 compiled = pytest.mark.compiled
@@ -134,30 +136,41 @@ def parallel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
         return called
 
-    for kernel in (correlate, weight_gradient):
+    for kernel in (correlate, weight_gradient, correlate_planes, weight_gradient_planes):
         monkeypatch.setattr(kernel, "parallel", spy(kernel.name, kernel.parallel))
     return calls
 
 
+#: The kernels of the forms: that of the forward pass and the input gradient, and that of the weight gradient.
+KERNELS = {"channels": ("correlate", "weight_gradient"), "planes": ("correlate_planes", "weight_gradient_planes")}
+
+
 @needs_two
 @compiled
+@pytest.mark.parametrize("form", KERNELS)
 @pytest.mark.parametrize("case", LARGE, ids=str)
-def test_the_same_bits_for_one_thread_and_for_two(case: Case, parallel_calls: list[tuple[str, int]]) -> None:
+def test_the_same_bits_for_one_thread_and_for_two(case: Case, form: str, parallel_calls: list[tuple[str, int]]) -> None:
     arrays = normal(case)
-    numbaconv.set_num_threads(1)
-    one = run(numbaconv, case, arrays)
-    assert parallel_calls == []
-    numbaconv.set_num_threads(2)
-    for _ in range(3):  # a race may be won once
-        assert_same_bits(run(numbaconv, case, arrays), one, case)
+    with only(form):
+        numbaconv.set_num_threads(1)
+        one = run(numbaconv, case, arrays)
+        assert parallel_calls == []
+        numbaconv.set_num_threads(2)
+        for _ in range(3):  # a race may be won once
+            assert_same_bits(run(numbaconv, case, arrays), one, case)
     # a forward pass twice, the two gradients, the transposed convolution
-    assert sorted(parallel_calls) == sorted([("correlate", 2)] * 12 + [("weight_gradient", 2)] * 3)
+    correlation, weight = KERNELS[form]
+    assert parallel_calls.count((correlation, 2)) == 12
+    # a form whose partial sums are too large has none to share
+    assert parallel_calls.count((weight, 2)) in ((3,) if form == "channels" else (0, 3))
+    assert {name for name, _ in parallel_calls} <= {correlation, weight}
 
 
 @needs_two
 @compiled
-def test_the_same_bits_for_small_cases_of_many_kinds() -> None:
-    with everything_in_parallel():
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_bits_for_small_cases_of_many_kinds(form: str) -> None:
+    with only(form), everything_in_parallel():
         for case in random_cases(4, 80, 20_000):
             arrays = normal(case)
             numbaconv.set_num_threads(1)
@@ -203,6 +216,31 @@ def test_a_batch_is_computed_as_its_images_are(case: Case) -> None:
         assert numbaconv.conv2d(x[one], w, b, **case.parameters).tobytes() == whole[one].tobytes()
         alone = numbaconv.conv2d_input(x[one].shape, w, z[one], **case.parameters)
         assert alone.tobytes() == grad_input[one].tobytes()
+
+
+AS_PYTHON = """
+import numpy as np
+import numbaconv
+from cases import assert_equal, everything_in_parallel, expected, only, run
+from test_threads import large_case
+numbaconv.set_num_threads(2)
+numbaconv.warmup()
+numbaconv.warmup()
+case = large_case((2, 3, 6, 20), (5, 3, 3, 3), padding=1)
+arrays = case.arrays()
+for form in ("channels", "planes"):
+    with only(form), everything_in_parallel():
+        for _ in range(2):
+            assert_equal(run(numbaconv, case, arrays), expected(case, arrays), case)
+print("well")
+"""
+
+
+def test_two_threads_where_kernels_run_as_python() -> None:
+    # There is no threading layer to ask then, neither at the first call nor later.
+    result = run_python("-c", AS_PYTHON, NUMBA_DISABLE_JIT="1", NUMBA_NUM_THREADS="2", timeout=WAIT)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.split() == ["well"]
 
 
 # --- many Python threads ----------------------------------------------------------------------------------------------

@@ -160,12 +160,12 @@ def _correlate_row(y, target, scratch, source, stage, block, count, plan, runs, 
     innermost, else to the stage, from where what exists of it is copied.
     """
     pitch = plan.out_w * plan.y_w
+    vectors = 2 if count > plan.lanes else 1
     for k in range(phases[phase, 6], phases[phase, 7]):
         at = target + tiles[k, 0] * pitch
         pixels = source + tiles[k, 0] * plan.in_w * plan.ICG
         height = tiles[k, 1]
         exist = tiles[k, 2]
-        vectors = 2 if count > plan.lanes else 1
         first = phases[phase, 4]
         last = phases[phase, 5]
         if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
@@ -184,11 +184,12 @@ def _correlate_tile(to, at, step, scratch, source, block, vectors, height, plan,
     weights = block * plan.block_size
     if plan.elementwise:
         tile = spread(MIDDLE, 1, scratch, bias)
+        pitch = plan.in_w * plan.ICG
         for run in range(first, last):
             a = source + runs[run, 0]
             b = weights + runs[run, 1]
-            tile = hadamard(tile, scratch, a, plan.in_w * plan.ICG, scratch, b)
-        store(tile, to, at, step)
+            tile = hadamard(tile, scratch, a, pitch, scratch, b)
+        store(tile, to, at, step, plan.lanes)
     elif vectors == 2:
         if height == TALL:
             _sum(spread(TALL, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
@@ -206,5 +207,7 @@ def _correlate_tile(to, at, step, scratch, source, block, vectors, height, plan,
 
 @device
 def _sum(tile, to, at, step, scratch, source, weights, plan, runs, first, last):
-    tile = accumulate(tile, scratch, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.width, runs, first, last)
-    store(tile, to, at, step)
+    tile = accumulate(
+        tile, scratch, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.lanes, plan.width, runs, first, last
+    )  # fmt: skip
+    store(tile, to, at, step, plan.lanes)

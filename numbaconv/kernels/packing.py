@@ -1,15 +1,20 @@
 """Copies that put memory into the order in which the microkernel walks it.
 
-Two orders exist, whatever the layout of the user's arrays:
+Whatever the layout of the user's arrays, kernels with lanes along channels know two orders,
 
 - a **slab**: some rows of one image, channels innermost, with its padding as zeros, ``[row][column][channel]``;
-- **packed weights**: ``[group][block][tap][channel][lane]``, a block being the lanes that a tile covers.
+- **packed weights**: ``[group][block][tap][channel][lane]``, a block being the lanes that a tile covers;
+
+and so do those with lanes along pixels,
+
+- **planes**: the same rows, channels outermost, ``[channel][remainder of row and column][row][column]``;
+- **packed filters**: ``[group][tile][channel][tap][row of the tile]``.
 """
 
 from __future__ import annotations
 
 from numbaconv.jit import routine
-from numbaconv.simd import add, clear, copy, spread, store, transpose
+from numbaconv.simd import add, clear, copy, move, spread, store, transpose
 
 
 @routine
@@ -51,13 +56,40 @@ def _pack_row(x, start, sc, sw, channels, IW, slab, to, left, columns, pitch, la
         whole = channels // lanes * lanes  # vector by vector: for so few bytes, calling memcpy would take longer
         for column in range(last - first):
             for c in range(0, whole, lanes):
-                store(spread(1, 1, x, source + column * sw + c), slab, target + column * pitch + c, 0)
+                store(spread(1, 1, x, source + column * sw + c), slab, target + column * pitch + c, 0, 0)
             copy(slab, target + column * pitch + whole, 1, x, source + column * sw + whole, 1, channels - whole)
     elif sw == 1:
         transpose_all(slab, target, pitch, x, source, sc, channels, last - first, lanes)
     else:
         for c in range(channels):
             copy(slab, target + c, pitch, x, source + c * sc, sw, last - first)
+
+
+@routine
+def pack_blocks(x, start, sc, sh, sw, channels, slab, to, rows, columns, width, apart, lanes):
+    """Copy ``rows`` of an image into blocks of ``width`` channels, ``[row][column][channel]``, that lie ``apart``.
+
+    One pass over the image serves all blocks. What a block has beyond ``channels`` is zeros as far as its last vector.
+    """
+    for row in range(rows):
+        source, target = start + row * sh, to + row * columns * width
+        if sc == 1:
+            for column in range(columns):
+                for c in range(0, channels, lanes):
+                    here = target + c // width * apart + column * width + c % width
+                    if c + lanes <= channels:
+                        store(spread(1, 1, x, source + column * sw + c), slab, here, 0, 0)
+                    else:
+                        clear(slab, here, lanes)
+                        copy(slab, here, 1, x, source + column * sw + c, 1, channels - c)
+        else:
+            for c in range(0, channels, width):
+                here = target + c // width * apart
+                if c + width > channels:
+                    clear(slab, here, columns * width)
+                transpose_all(
+                    slab, here, width, x, source + c * sc, sc, min(width, channels - c), columns, lanes
+                )  # fmt: skip
 
 
 @routine
@@ -82,18 +114,30 @@ def pack_block(w, start, s_lane, s_channel, channels, taps, packed, to, lanes, w
 
 
 @routine
-def unpack_block(packed, start, step, parts, taps, channels, lanes, width, vector, w, to, s_lane, s_channel):
+def unpack_block(
+    packed, start, step, parts, taps, joined, channels, lanes, width, vector, w, to, s_lane, s_channel
+):  # fmt: skip
     """The other way round: sum ``parts`` packed blocks that lie ``step`` apart, in order, into the weights.
 
-    ``vector`` is how many lanes a vector has. Packed rows of a tap begin at ``taps[tap, 1]``.
+    ``vector`` is how many lanes a vector has. Packed rows of a tap begin at ``taps[tap, 1]``; those of ``joined`` taps
+    at a time lie ``channels`` rows apart, and their weights next to each other unless it is channels that do.
     """
-    for tap in range(len(taps)):
-        for c in range(channels):
-            source = start + (taps[tap, 1] + c) * width
-            for part in range(1, parts):
-                for lane in range(source, source + width, vector):
-                    add(spread(1, 1, packed, lane + part * step), packed, lane, 0)
-            copy(w, to + taps[tap, 0] + c * s_channel, s_lane, packed, source, 1, lanes)
+    for tap in range(0, len(taps), joined):
+        first = start + taps[tap, 1] * width
+        for part in range(1, parts):
+            for lane in range(first, first + joined * channels * width, vector):
+                add(spread(1, 1, packed, lane + part * step), packed, lane, 0)
+        if s_channel == 1 and channels > 1:
+            for t in range(tap, tap + joined):
+                transpose_all(
+                    w, to + taps[t, 0], s_lane, packed, start + taps[t, 1] * width, width, channels, lanes, vector
+                )
+        else:
+            for c in range(channels):
+                transpose_all(
+                    w, to + taps[tap, 0] + c * s_channel, s_lane, packed, first + c * width, channels * width,
+                    joined, lanes, vector,
+                )  # fmt: skip
 
 
 @routine
@@ -107,3 +151,64 @@ def unpack_tile(stage, start, width, pixels, channels, y, to, s_channel, s_pixel
     else:
         for channel in range(channels):
             copy(y, to + channel * s_channel, s_pixel, stage, start + channel, width, pixels)
+
+
+@routine
+def pack_planes(
+    x, start, sc, sh, sw, channels, IH, IW, slab, to, plane, part, remainders, count, top, step_h, rows, left, step_w,
+    columns, lanes,
+):  # fmt: skip
+    """Copy some rows of an image into planes, one for each channel, zeros outside of the image.
+
+    A plane has a part for each of the first ``count`` ``remainders`` of rows modulo ``step_h`` and columns modulo
+    ``step_w``, counted from row ``top`` and column ``left`` of the image: ``rows`` times ``columns`` elements. Planes
+    lie ``plane`` elements apart, and parts of a plane ``part``.
+    """
+    clear(slab, to, channels * plane)
+    for p in range(count):
+        h, w = top + remainders[p, 0], left + remainders[p, 1]
+        above = min(max(-(h // step_h), 0), rows)
+        below = max(min(-((h - IH) // step_h), rows), above)
+        first = min(max(-(w // step_w), 0), columns)
+        last = max(min(-((w - IW) // step_w), columns), first)
+        source = start + h * sh + w * sw
+        if sw * step_w == 1:
+            for c in range(channels):
+                target = to + p * part + c * plane + above * columns + first
+                here = source + c * sc + above * step_h * sh + first
+                move(slab, target, columns, x, here, step_h * sh, below - above, last - first)
+        else:
+            for row in range(above, below):
+                target = to + p * part + row * columns + first
+                here = source + row * step_h * sh + first * step_w * sw
+                if sc == 1 and channels > 1:
+                    transpose_all(slab, target, plane, x, here, sw * step_w, last - first, channels, lanes)
+                else:
+                    for c in range(channels):
+                        copy(slab, target + c * plane, 1, x, here + c * sc, sw * step_w, last - first)
+
+
+@routine
+def pack_filters(w, start, s_row, steps, joined, packed, to, height, exist, lanes):
+    """Copy the weights of ``exist`` output channels to ``[step][row]``, zeros up to ``height`` rows.
+
+    ``joined`` steps at a time have weights that follow each other in memory.
+    """
+    if exist < height:
+        clear(packed, to, len(steps) * height)
+    for step in range(0, len(steps), joined):
+        source, target = start + steps[step, 0], to + step * height
+        if joined > 1:
+            transpose_all(packed, target, height, w, source, s_row, exist, joined, lanes)
+        else:
+            copy(packed, target, 1, w, source, s_row, exist)
+
+
+@routine
+def unpack_planes(stage, start, pitch, channels, pixels, y, to, s_channel, s_pixel, lanes):
+    """Copy pixels of planes that lie ``pitch`` apart to where channels lie ``s_channel`` and pixels ``s_pixel``."""
+    if s_channel == 1:
+        transpose_all(y, to, s_pixel, stage, start, pitch, channels, pixels, lanes)
+    else:
+        for c in range(channels):
+            copy(y, to + c * s_channel, s_pixel, stage, start + c * pitch, 1, pixels)

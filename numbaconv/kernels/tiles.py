@@ -19,6 +19,20 @@ In each step of the sum the tile takes an outer product: some scalars are broadc
 
 Where every channel has a filter of its own (depthwise), lanes are channels on both sides, and the broadcast becomes a
 load: the product is taken lane by lane.
+
+Few channels would leave most lanes empty. So each pass exists once more, with the roles exchanged (``planes.py``,
+``weight_planes.py``): there, lanes run over pixels that lie next to each other in an image of a single channel.
+
+=============  ===================================  =================  ==========================================
+pass           rows ``p`` of the tile run over      lanes run over     summed over
+=============  ===================================  =================  ==========================================
+forward        output channels                      output pixels      input channels, taps
+grad input     input channels                       input pixels       output channels, the taps of the phase
+grad weight    output channels                      output pixels      output pixels, and in the end the lanes
+=============  ===================================  =================  ==========================================
+
+A step of these takes about as long as its multiply-adds, as long as every vector that is loaded meets enough others: in
+a tile of 8 x 2 vectors, 16 multiply-adds need 10 loads, and a core does two of each at a time.
 """
 
 from __future__ import annotations
@@ -27,26 +41,28 @@ from numbaconv import simd
 from numbaconv.jit import device
 from numbaconv.simd import outer
 
-#: Vectors in a tile's row. With two, each broadcast is used twice; with more, fewer rows are left.
+#: Vectors in a tile's row, at most. With two, each broadcast is used twice; with more, fewer rows are left.
 VECTORS = 2
 #: The tile heights that kernels are compiled for. The tallest fills the registers, but for two vectors and a broadcast.
 TALL = (simd.VECTOR_REGISTERS - 4) // VECTORS
 MIDDLE, SHORT = (8, 4) if TALL > 8 else (4, 2)
 HEIGHTS = (TALL, MIDDLE, SHORT)
+#: Where lanes are pixels, there are enough of them for low tiles to be wide: the vectors of a tile, by its height.
+PLANE_TILES = {TALL: 2, MIDDLE: 2, SHORT: 4, 1: 8}
 
 
 @device
-def accumulate(tile, a, a_start, a_pitch, a_step, b, b_start, b_step, runs, first, last):
+def accumulate(tile, a, a_start, a_pitch, a_step, b, b_start, b_apart, b_step, runs, first, last):
     """Add to ``tile`` the outer products along the runs ``first`` to ``last``, and return it.
 
     A run is ``(offset in a, offset in b, steps)``. From a step to the next, ``a`` advances by ``a_step``, ``b`` by
-    ``b_step``.
+    ``b_step``. A step reads scalars of ``a`` that lie ``a_pitch`` apart, and vectors of ``b`` that lie ``b_apart``.
     """
     for run in range(first, last):
         i = a_start + runs[run, 0]
         j = b_start + runs[run, 1]
         for _ in range(runs[run, 2]):
-            tile = outer(tile, a, i, a_pitch, b, j)
+            tile = outer(tile, a, i, a_pitch, b, j, b_apart)
             i += a_step
             j += b_step
     return tile

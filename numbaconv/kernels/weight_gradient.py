@@ -4,8 +4,8 @@ For every tap and input channel (the tile's rows) and every output channel (its 
 the input pixel that the tap reads there times the gradient of the output pixel. The work is cut into tasks: some bands
 of rows of some images, one group, some blocks of output channels. A task sums into a part of its own::
 
-    task:   for each of its bands: pack the band of the input into a slab
-                for each of its blocks: pack the band of the output gradient
+    task:   for each of its bands: pack the band of the input into a slab, that of the output gradient into blocks
+                for each of its blocks:
                     for each tile of taps and input channels:
                         tile  = 0
                         tile += input pixels x output gradient      (tiles.accumulate)
@@ -20,7 +20,7 @@ from __future__ import annotations
 from numba import prange
 
 from numbaconv.jit import Kernel, device, routine
-from numbaconv.kernels.packing import pack_slab, unpack_block
+from numbaconv.kernels.packing import pack_blocks, pack_slab, unpack_block
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import add, clear, hadamard, zeros
@@ -48,6 +48,7 @@ WEIGHT_GRADIENT = record(
     "w_lane",
     "w_channel",
     "elementwise",  # 1: every channel is its own group, and lanes run over groups
+    "joined",  # taps of a window
     "reduced",  # rows of a packed block for a tap
     "row_pitch",  # elements of the slab from a row of the tile to the next
     "lanes",  # lanes of one vector
@@ -59,6 +60,7 @@ WEIGHT_GRADIENT = record(
     "slabs",  # where the threads' own parts of the scratch memory begin
     "own",  # elements of such a part
     "gradient",  # where in it the packed output gradient begins
+    "z_block",  # elements of a block of that
     "units",  # bands of all images
     "bands",  # bands of an image
     "band",  # output rows of a band
@@ -105,8 +107,9 @@ def _unpack_sums(w, scratch, plan, taps, block):
     channel = block % plan.blocks * plan.width
     lanes = max(0, min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel))
     unpack_block(
-        scratch, block * plan.block_size, plan.G * plan.blocks * plan.block_size, plan.parts, taps, plan.reduced,
-        lanes, plan.width, plan.lanes, w, g * plan.w_group + channel * plan.w_lane, plan.w_lane, plan.w_channel,
+        scratch, block * plan.block_size, plan.G * plan.blocks * plan.block_size, plan.parts, taps, plan.joined,
+        plan.reduced, lanes, plan.width, plan.lanes, w, g * plan.w_group + channel * plan.w_lane, plan.w_lane,
+        plan.w_channel,
     )  # fmt: skip
 
 
@@ -139,25 +142,28 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
             plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left,
             plan.columns // plan.pieces, plan.pieces, plan.apart, plan.ICG, plan.lanes,
         )  # fmt: skip
+        begin = blocks.start * plan.width
+        exist = min(plan.OCG, plan.OC - g * plan.OCG)
+        pack_blocks(
+            z, n * plan.z_n + first * plan.z_h + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
+            min(exist, blocks.stop * plan.width) - begin, scratch, own + plan.gradient, rows, plan.OW, plan.width,
+            plan.z_block, plan.lanes,
+        )  # fmt: skip
         for block in blocks:
             channel = block * plan.width
-            count = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
+            count = min(plan.width, exist - channel)
             if count <= 0:
                 break
             lane = channel if plan.elementwise else 0  # where in a slab's pixel this block's channels begin
-            pack_slab(
-                z, n * plan.z_n + (g * plan.OCG + channel) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
-                count, plan.OH, plan.OW, scratch, own + plan.gradient, first, rows, 0, plan.OW, 1, 0, plan.width,
-                plan.lanes,
-            )  # fmt: skip
+            gradient = own + plan.gradient + (block - blocks.start) * plan.z_block
             vectors = 2 if count > plan.lanes else 1
             _sum_block(
-                scratch, own, own + lane, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles
+                scratch, own + lane, gradient, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles
             )
 
 
 @routine
-def _sum_block(scratch, own, slab, start, vectors, plan, runs, rows, windows, tiles):
+def _sum_block(scratch, slab, gradient, start, vectors, plan, runs, rows, windows, tiles):
     """Add one band's share to one packed block: all windows, all tiles."""
     for window in range(len(windows)):
         for k in range(len(tiles)):
@@ -165,40 +171,41 @@ def _sum_block(scratch, own, slab, start, vectors, plan, runs, rows, windows, ti
             to = start + (windows[window, 1] + tiles[k, 0]) * plan.width
             height = tiles[k, 1]
             if plan.elementwise and height == SHORT:
-                _sum_lanewise(zeros(SHORT, 1, scratch), scratch, to, source, own, plan, runs, rows)
+                _sum_lanewise(zeros(SHORT, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
             elif plan.elementwise:
-                _sum_lanewise(zeros(MIDDLE, 1, scratch), scratch, to, source, own, plan, runs, rows)
+                _sum_lanewise(zeros(MIDDLE, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
             elif vectors == 2:
                 if height == TALL:
-                    _sum(zeros(TALL, 2, scratch), scratch, to, source, own, plan, runs, rows)
+                    _sum(zeros(TALL, 2, scratch), scratch, to, source, gradient, plan, runs, rows)
                 elif height == MIDDLE:
-                    _sum(zeros(MIDDLE, 2, scratch), scratch, to, source, own, plan, runs, rows)
+                    _sum(zeros(MIDDLE, 2, scratch), scratch, to, source, gradient, plan, runs, rows)
                 else:
-                    _sum(zeros(SHORT, 2, scratch), scratch, to, source, own, plan, runs, rows)
+                    _sum(zeros(SHORT, 2, scratch), scratch, to, source, gradient, plan, runs, rows)
             elif height == TALL:
-                _sum(zeros(TALL, 1, scratch), scratch, to, source, own, plan, runs, rows)
+                _sum(zeros(TALL, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
             elif height == MIDDLE:
-                _sum(zeros(MIDDLE, 1, scratch), scratch, to, source, own, plan, runs, rows)
+                _sum(zeros(MIDDLE, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
             else:
-                _sum(zeros(SHORT, 1, scratch), scratch, to, source, own, plan, runs, rows)
+                _sum(zeros(SHORT, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
 
 
 @device
-def _sum(tile, scratch, to, source, own, plan, runs, rows):
+def _sum(tile, scratch, to, source, gradient, plan, runs, rows):
     tile = accumulate(
-        tile, scratch, source, plan.row_pitch, plan.in_w * plan.ICG, scratch, own + plan.gradient, plan.width, runs, 0,
-        rows,
+        tile, scratch, source, plan.row_pitch, plan.in_w * plan.ICG,
+        scratch, gradient, plan.lanes, plan.width, runs, 0, rows,
     )  # fmt: skip
     add(tile, scratch, to, plan.width)
 
 
 @device
-def _sum_lanewise(tile, scratch, to, source, own, plan, runs, rows):
+def _sum_lanewise(tile, scratch, to, source, gradient, plan, runs, rows):
+    pitch, a_step, b_step = plan.row_pitch, plan.in_w * plan.ICG, plan.width
     for row in range(rows):
         a = source + runs[row, 0]
-        b = own + plan.gradient + runs[row, 1]
+        b = gradient + runs[row, 1]
         for _ in range(runs[row, 2]):
-            tile = hadamard(tile, scratch, a, plan.row_pitch, scratch, b)
-            a += plan.in_w * plan.ICG
-            b += plan.width
+            tile = hadamard(tile, scratch, a, pitch, scratch, b)
+            a += a_step
+            b += b_step
     add(tile, scratch, to, plan.width)

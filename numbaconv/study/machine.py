@@ -53,7 +53,8 @@ def vectors() -> str:
 
 def operating_system() -> str:
     """Its name and version."""
-    return f"{platform.platform()} ({platform.machine()})"
+    version = ".".join(platform.release().split(".")[:2])
+    return f"{platform.system()} {version} ({platform.machine()})"
 
 
 def cpu_name() -> str:

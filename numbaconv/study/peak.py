@@ -17,15 +17,16 @@ from numbaconv import simd
 from numbaconv.kernels.tiles import TALL, VECTORS
 from numbaconv.simd import outer
 
-WIDTH = VECTORS * simd.lanes(np.float32)
+LANES = simd.lanes(np.float32)
+WIDTH = VECTORS * LANES
 
 
 @numba.njit(nogil=True)
 def _multiply_add(steps: Any, a: Any, b: Any, out: Any) -> None:
     tile = simd.zeros(TALL, VECTORS, a)
     for _ in range(steps):
-        tile = outer(tile, a, 0, 1, b, 0)
-    simd.store(tile, out, 0, WIDTH)
+        tile = outer(tile, a, 0, 1, b, 0, LANES)
+    simd.store(tile, out, 0, WIDTH, LANES)
 
 
 def measure(threads: int, seconds: float = 0.04, repeats: int = 5) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -101,8 +102,9 @@ class Study:
         return sorted(names, key=lambda name: name != OURS)
 
     def save(self, path: str | Path) -> None:
-        """Write everything as JSON (NaN as null)."""
+        """Write everything as JSON: NaN as null, measurements with six digits, the rounds of a library in a line."""
         text = json.dumps({"format": FORMAT, **_plain(asdict(self))}, indent=1, allow_nan=False)
+        text = _NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
         Path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -129,6 +131,10 @@ class Study:
             raise ValueError(f"{path} is not a study saved by numbaconv (format {FORMAT}): {error}") from error
 
 
+#: A list of numbers in indented JSON.
+_NUMBERS = re.compile(r"\[[-+.\deE,\s]+\]")
+
+
 def geomean(ratios: list[float]) -> float:
     """The geometric mean of all that are numbers; NaN if none is."""
     logs = [math.log(ratio) for ratio in ratios if ratio > 0 and math.isfinite(ratio)]
@@ -136,14 +142,22 @@ def geomean(ratios: list[float]) -> float:
 
 
 def _timing(raw: dict[str, Any]) -> Timing:
-    values: dict[str, Any] = {name: math.nan if value is None else value for name, value in raw.items()}
-    return Timing(**values)
+    return Timing(**{name: _number(value) for name, value in raw.items()})
+
+
+def _number(value: Any) -> Any:
+    """What :func:`_plain` made None, as NaN again."""
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _plain(value: Any) -> Any:
-    """The same with NaN as None, which JSON can say."""
+    """The same with NaN as None, which JSON can say, and no more digits than were measured."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

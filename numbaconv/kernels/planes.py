@@ -1,0 +1,231 @@
+"""The direct forward pass and input gradient once more, with lanes along pixels.
+
+The same sum as in :mod:`numbaconv.kernels.correlation`, with the roles of the tile exchanged: its rows are output
+channels, whose weights are broadcast, and its lanes are neighbouring output pixels, which are read as vectors from
+planes: one image of one channel after the other. It suits few channels, and arrays that hold planes (NCHW) to begin
+with::
+
+    task:   pack the band of the source into planes, zeros as padding
+            for each phase, each few output channels, each tile of pixels:
+                tile  = bias
+                tile += packed weights x source pixels
+                target pixels = tile
+
+A plane is packed so that an output pixel's source lies at the same place for every tap, but for an offset of the tap:
+for a stride of 2, even and odd columns lie apart, and even and odd rows. So a vector may run on from the end of an
+output row through the padding into the next row (what it finds in between is not kept)::
+
+    source   0 a b c d 0 0 e f g h 0         (one row of padding and image after the other)
+    tile       [ 1 2 3 4 - - 5 6 ...         (7 pixels between the first of a row and the first of the next)
+
+Or, where rows are as long as vectors, a tile takes its vectors from rows below each other.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from numbaconv.jit import Kernel, device, routine
+from numbaconv.kernels.packing import pack_filters, pack_planes, unpack_planes
+from numbaconv.kernels.records import record
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
+from numbaconv.simd import fill, outer, put, store
+
+#: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
+PLANES = record(
+    "G",  # groups
+    "ICG",  # input channels of a group
+    "OCG",
+    "IH",
+    "IW",
+    "x_n",  # strides of the input
+    "x_c",
+    "x_h",
+    "x_w",
+    "y_n",  # strides of the output
+    "y_c",
+    "y_h",
+    "y_w",
+    "w_group",  # elements of the weight from a group to the next, and from an output channel to the next
+    "w_row",
+    "heights",  # rows of all tiles of a group
+    "lanes",  # lanes of a vector
+    "bias",  # where in the scratch memory the packed bias begins
+    "slabs",  # where the threads' own parts begin
+    "own",  # elements of such a part
+    "stage",  # where in it the staged tile begins
+    "bands",  # bands of an image
+    "band",  # rows of a band, counted in pixels of a phase
+    "top",  # source row and column that pixel (0, 0) of a phase reaches first
+    "left",
+    "plane",  # elements of a packed plane
+    "part",  # elements of the part of it that has the rows and columns of one remainder
+    "rows",  # rows and columns of such a part
+    "columns",
+    "in_h",  # source rows and columns from a pixel to the next
+    "in_w",
+    "out_h",  # target rows and columns from a pixel of a phase to the next
+    "out_w",
+    "joined",  # steps whose weights follow each other in memory
+    "stacked",  # 1: a tile's vectors come from rows below each other
+    "tasks",
+)
+
+
+@Kernel
+def correlate_planes(x, w, bias, y, scratch, numbers, remainders, steps, phases, rows, threads):
+    """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
+
+    Parameters
+    ----------
+    numbers : int array
+        A PLANES.
+    remainders : int array (remainders, 2)
+        The remainders of rows and columns that taps read.
+    steps : int array (steps, 2)
+        Where in a filter a weight lies, and in the slab what it is multiplied by.
+    phases : int array (phases, 6)
+        First row and rows, first column and columns of the phase's pixels; its steps.
+    rows : int array (tiles, 3)
+        First output channel of the tile's rows, how many rows it has, how many of them exist.
+    """
+    plan = numbers.view(PLANES)[0]
+    for tile in prange(plan.G * len(rows)):
+        _pack_weights(w, bias, scratch, numbers.view(PLANES)[0], steps, rows, tile)
+    for thread in prange(threads):
+        _correlate_share(x, y, scratch, numbers.view(PLANES)[0], remainders, steps, phases, rows, thread, threads)
+
+
+@routine
+def _correlate_share(x, y, scratch, plan, remainders, steps, phases, rows, thread, threads):
+    """One thread's share of the tasks."""
+    own = plan.slabs + thread * plan.own
+    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+        _correlate_band(x, y, scratch, own, plan, remainders, steps, phases, rows, task)
+
+
+@routine
+def _pack_weights(w, bias, scratch, plan, steps, rows, tile):
+    """Pack the weights and the bias of one tile's output channels."""
+    g = tile // len(rows)
+    first, height, exist = rows[tile % len(rows), 0], rows[tile % len(rows), 1], rows[tile % len(rows), 2]
+    packed = g * plan.heights + first
+    pack_filters(
+        w, g * plan.w_group + first * plan.w_row, plan.w_row, steps, plan.joined,
+        scratch, packed * len(steps), height, exist, plan.lanes,
+    )  # fmt: skip
+    for row in range(height):
+        known = row < exist and len(bias) > 0
+        scratch[plan.bias + packed + row] = bias[g * plan.OCG + first + row] if known else 0
+
+
+@device
+def _correlate_band(x, y, scratch, own, plan, remainders, steps, phases, rows, task):
+    """One task: a band of rows, all output channels of a group, all phases."""
+    n = task // (plan.G * plan.bands)
+    g = task // plan.bands % plan.G
+    first = task % plan.bands * plan.band
+    pack_planes(
+        x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
+        scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h, plan.in_h,
+        plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
+    )  # fmt: skip
+    target = n * plan.y_n + g * plan.OCG * plan.y_c
+    for phase in range(len(phases)):
+        count = min(plan.band, phases[phase, 1] - first)
+        row = target + (phases[phase, 0] + first * plan.out_h) * plan.y_h + phases[phase, 2] * plan.y_w
+        for tile in range(len(rows)):
+            _correlate_phase(y, row, scratch, own, plan, steps, phases, phase, count, g * plan.heights, rows, tile)
+
+
+@routine
+def _correlate_phase(y, target, scratch, own, plan, steps, phases, phase, count, packed, rows, tile):
+    """All pixels of one phase in ``count`` rows, for the output channels of one tile."""
+    packed += rows[tile, 0]
+    target += rows[tile, 0] * plan.y_c
+    height, exist, columns = rows[tile, 1], rows[tile, 2], phases[phase, 3]
+    weights, bias = packed * len(steps) + phases[phase, 4] * height, plan.bias + packed
+    vectors = _vectors(height)
+    tiles = -(-((count - 1) * plan.columns + columns) // (vectors * plan.lanes))
+    if plan.stacked:
+        tiles = -(-count // vectors) * -(-columns // plan.lanes)
+    if count <= 0:
+        tiles = 0
+    for k in range(tiles):
+        if height == TALL:
+            tile = fill(TALL, 2, scratch, bias)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+        elif height == MIDDLE:
+            tile = fill(MIDDLE, 2, scratch, bias)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+        elif height == SHORT:
+            tile = fill(SHORT, 4, scratch, bias)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+        else:
+            tile = fill(1, 8, scratch, bias)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+        if plan.y_w * plan.out_w != 1:
+            _unpack(y, target, scratch, own + plan.stage, height, plan, k, count, exist, columns)
+
+
+@device
+def _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist):
+    """Sum the ``k``-th tile of a phase, and write it.
+
+    It goes straight to the output where that has pixels next to each other: whole, or what exists of it row by row of
+    the image. Else it goes to the stage.
+    """
+    columns, vectors = phases[phase, 3], _vectors(height)
+    row, column, _ = _place(plan, vectors, columns, k, 0)
+    source = own + row * plan.columns + column
+    apart = plan.columns if plan.stacked else plan.lanes
+    for step in range(phases[phase, 4], phases[phase, 5]):
+        tile = outer(tile, scratch, weights, 1, scratch, source + steps[step, 1], apart)
+        weights += height
+    y_h = plan.out_h * plan.y_h
+    if plan.y_w * plan.out_w != 1:
+        store(tile, scratch, own + plan.stage, vectors * plan.lanes, plan.lanes)
+    elif plan.stacked and exist == height and row + vectors <= count and column + plan.lanes <= columns:
+        store(tile, y, target + row * y_h + column, plan.y_c, y_h)
+    else:
+        lane = 0
+        while lane < vectors * plan.lanes and row < count:
+            row, column, run = _place(plan, vectors, columns, k, lane)
+            if row < count and column < columns:
+                last = lane + min(run, columns - column)
+                put(tile, y, target + row * y_h + column - lane, plan.y_c, exist, lane, last)
+            lane += run
+
+
+@routine
+def _vectors(height):
+    """Of a tile of so many rows: see ``PLANE_TILES``."""
+    return 2 if height > SHORT else 4 if height == SHORT else 8
+
+
+@routine
+def _place(plan, vectors, columns, k, lane):
+    """Where a lane of the ``k``-th tile of a phase lies: its row and column, and how many lanes follow in that row."""
+    if plan.stacked:
+        chunks = -(-columns // plan.lanes)
+        return k // chunks * vectors + lane // plan.lanes, k % chunks * plan.lanes, plan.lanes
+    pixel = k * vectors * plan.lanes + lane
+    run = plan.columns - pixel % plan.columns
+    return pixel // plan.columns, pixel % plan.columns, min(run, vectors * plan.lanes - lane)
+
+
+@routine
+def _unpack(y, target, scratch, stage, height, plan, k, count, exist, columns):
+    """Copy what exists of the ``k``-th tile of a phase from the stage to the output, row by row of the image."""
+    vectors = _vectors(height)
+    width = vectors * plan.lanes
+    lane = 0
+    while lane < width:
+        row, column, run = _place(plan, vectors, columns, k, lane)
+        pixels = min(run, columns - column)
+        if row < count and pixels > 0:
+            to = target + row * plan.out_h * plan.y_h + column * plan.out_w * plan.y_w
+            unpack_planes(
+                scratch, stage + lane, width, exist, pixels, y, to, plan.y_c, plan.out_w * plan.y_w, plan.lanes
+            )
+        lane += run

@@ -1,0 +1,169 @@
+"""The direct weight gradient once more, with lanes along pixels.
+
+Source and output gradient are packed into planes of one pitch (:mod:`numbaconv.kernels.planes` has the picture), the
+latter with zeros beyond the end of its rows. So for one output channel, one input channel and one tap, the gradient is
+a dot product of two stretches of memory as long as the whole band. The tile holds those of some output channels (its
+rows) and two taps or input channels at a time::
+
+    task:   for each of its bands: pack the band of the input, and that of the output gradient
+                for each few output channels, each two weights of a filter:
+                    tile  = 0
+                    tile += output gradient * input pixels, lane by lane
+                    part += tile
+
+At the end the parts are added up in a fixed order, and the lanes of what they hold. It suits few channels: every weight
+takes a vector of a part.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from numbaconv.jit import Kernel, device, routine
+from numbaconv.kernels.packing import pack_planes
+from numbaconv.kernels.records import record
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
+from numbaconv.simd import add, clear, dot, spread, zeros
+
+#: The integers that the kernel needs, as one record; :mod:`numbaconv.plan.planes` makes it.
+WEIGHT_PLANES = record(
+    "G",  # groups
+    "ICG",  # input channels of a group
+    "OCG",
+    "IH",
+    "IW",
+    "OH",
+    "OW",
+    "x_n",  # strides of the input
+    "x_c",
+    "x_h",
+    "x_w",
+    "z_n",  # strides of the output's gradient
+    "z_c",
+    "z_h",
+    "z_w",
+    "w_group",  # elements of the weight from a group to the next, and from an output channel to the next
+    "w_row",
+    "lanes",  # lanes of a vector
+    "block",  # elements of a group's part
+    "parts",  # partial sums
+    "slabs",  # where the threads' own parts of the scratch memory begin
+    "own",  # elements of such a part
+    "gradient",  # where in it the packed output gradient begins
+    "units",  # bands of all images
+    "bands",  # bands of an image
+    "band",  # output rows of a band
+    "top",  # source row and column that pixel (0, 0) reaches first
+    "left",
+    "plane",  # elements of a packed plane of the input
+    "part",  # elements of the part of it that has the rows and columns of one remainder
+    "rows",  # rows and columns of such a part
+    "columns",
+    "in_h",  # source rows and columns from a pixel to the next
+    "in_w",
+    "z_plane",  # elements of a packed plane of the output's gradient
+    "vectors",  # of such a plane
+    "tasks",
+)
+
+
+@Kernel
+def weight_gradient_planes(x, z, w, scratch, numbers, remainders, steps, rows, threads):
+    """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
+
+    Parameters
+    ----------
+    numbers : int array
+        A WEIGHT_PLANES.
+    remainders : int array (remainders, 2)
+        The remainders of rows and columns that taps read, (0, 0) first.
+    steps : int array (steps, 2)
+        Where in a filter a weight lies, and in the slab what its gradient is made of.
+    rows : int array (tiles, 3)
+        First output channel of the tile's rows, how many rows it has, how many of them exist.
+    """
+    for thread in prange(threads):
+        _sum_share(x, z, scratch, numbers.view(WEIGHT_PLANES)[0], remainders, steps, rows, thread, threads)
+    plan = numbers.view(WEIGHT_PLANES)[0]
+    for tile in prange(plan.G * len(rows)):
+        _unpack_sums(w, scratch, numbers.view(WEIGHT_PLANES)[0], steps, rows, tile)
+
+
+@routine
+def _sum_share(x, z, scratch, plan, remainders, steps, rows, thread, threads):
+    """One thread's share of the tasks."""
+    own = plan.slabs + thread * plan.own
+    clear(scratch, own + plan.ICG * plan.plane, plan.gradient - plan.ICG * plan.plane)  # the last vector reads it
+    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+        part, g = task // plan.G, task % plan.G
+        sums = task * plan.block
+        clear(scratch, sums, plan.block)
+        for unit in range(part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts):
+            _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, g, unit)
+
+
+@device
+def _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, g, unit):
+    """Add one band's share to the sums of one group."""
+    n, first = unit // plan.bands, unit % plan.bands * plan.band
+    pack_planes(
+        x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
+        scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h, plan.in_h,
+        plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
+    )  # fmt: skip
+    pack_planes(
+        z, n * plan.z_n + g * plan.OCG * plan.z_c, plan.z_c, plan.z_h, plan.z_w, plan.OCG, plan.OH, plan.OW,
+        scratch, own + plan.gradient, plan.z_plane, 0, remainders, 1, first, 1, min(plan.band, plan.OH - first), 0, 1,
+        plan.columns, plan.lanes,
+    )  # fmt: skip
+    for tile in range(len(rows)):
+        height = rows[tile, 1]
+        gradient = own + plan.gradient + rows[tile, 0] * plan.z_plane
+        to = sums + rows[tile, 0] * (len(steps) + len(steps) % 2) * plan.lanes
+        for step in range(0, len(steps), 2):
+            source = own + steps[step, 1]
+            apart = own + steps[min(step + 1, len(steps) - 1), 1] - source
+            _sum_tile(scratch, gradient, source, apart, to, plan, height)
+            to += height * 2 * plan.lanes
+
+
+@routine
+def _sum_tile(scratch, gradient, source, apart, to, plan, height):
+    """Add the dot products of one tile, of one of the shapes that exist, to the sums."""
+    if height == TALL:
+        _sum(zeros(TALL, 2, scratch), scratch, gradient, source, apart, to, plan)
+    elif height == MIDDLE:
+        _sum(zeros(MIDDLE, 2, scratch), scratch, gradient, source, apart, to, plan)
+    elif height == SHORT:
+        _sum(zeros(SHORT, 2, scratch), scratch, gradient, source, apart, to, plan)
+    else:
+        _sum(zeros(1, 2, scratch), scratch, gradient, source, apart, to, plan)
+
+
+@device
+def _sum(tile, scratch, gradient, source, apart, to, plan):
+    pitch, lanes = plan.z_plane, plan.lanes
+    for _ in range(plan.vectors):
+        tile = dot(tile, scratch, gradient, pitch, scratch, source, apart)
+        gradient += lanes
+        source += lanes
+    add(tile, scratch, to, 2 * plan.lanes)
+
+
+@routine
+def _unpack_sums(w, scratch, plan, steps, rows, tile):
+    """Add up the parts of one tile's weights, then their lanes, and put them where they belong."""
+    g, tile = tile // len(rows), tile % len(rows)
+    first, height, exist = rows[tile, 0], rows[tile, 1], rows[tile, 2]
+    pairs = (len(steps) + 1) // 2
+    sums = g * plan.block + first * pairs * 2 * plan.lanes
+    for part in range(1, plan.parts):
+        for at in range(sums, sums + pairs * height * 2 * plan.lanes, plan.lanes):
+            add(spread(1, 1, scratch, at + part * plan.G * plan.block), scratch, at, 0)
+    for step in range(len(steps)):
+        for row in range(exist):
+            at = sums + ((step // 2 * height + row) * 2 + step % 2) * plan.lanes
+            total = scratch[at]
+            for lane in range(1, plan.lanes):
+                total += scratch[at + lane]
+            w[g * plan.w_group + (first + row) * plan.w_row + steps[step, 0]] = total

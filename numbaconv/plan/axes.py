@@ -1,0 +1,110 @@
+"""Which taps meet which pixels, along each axis of an image."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numbaconv.geometry import Conv2dGeometry, Layout
+
+
+class Axis(NamedTuple):
+    """One axis of a correlation, for the pixels of one phase.
+
+    Pixel ``q`` of the phase is target pixel ``first + q * stride`` (the phases' stride: 1 where there is but one).
+    Tap ``k`` finds it at source pixel ``q * step + offset``, for each ``(k, offset)`` of ``taps``, ordered by offset.
+    """
+
+    first: int
+    pixels: int
+    taps: tuple[tuple[int, int], ...]
+
+
+class Side(NamedTuple):
+    """An image in memory: its channels, height and width, and the layout that it lies in."""
+
+    C: int
+    H: int
+    W: int
+    layout: Layout
+
+    def strides(self, name: str) -> dict[str, int]:
+        """Elements from an image, channel, row and column to the next, as a kernel's plan names them."""
+        C, H, W, layout = self
+        c, h, w = (H * W, W, 1) if layout == "NCHW" else (1, W * C, C)
+        return {f"{name}_n": C * H * W, f"{name}_c": c, f"{name}_h": h, f"{name}_w": w}
+
+
+class Correlation(NamedTuple):
+    """A forward pass or an input gradient: a correlation of the image ``source`` with some taps into ``target``.
+
+    The weight gradient is described by its forward pass, ``target`` being the output's gradient.
+    """
+
+    g: Conv2dGeometry
+    dtype: np.dtype
+    rows: tuple[Axis, ...]  # the phases along each axis
+    columns: tuple[Axis, ...]
+    step: tuple[int, int]  # source rows and columns from a pixel of a phase to the next
+    stride: tuple[int, int]  # target rows and columns
+    source: Side
+    target: Side
+    forward: bool
+
+    @property
+    def ICG(self) -> int:
+        """Source channels of a group."""
+        return self.source.C // self.g.G
+
+    @property
+    def OCG(self) -> int:
+        """Target channels of a group."""
+        return self.target.C // self.g.G
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Rows and columns of the largest phase."""
+        most_rows = max((phase.pixels for phase in self.rows), default=0)
+        return most_rows, max((phase.pixels for phase in self.columns), default=0)
+
+    @property
+    def fill(self) -> bool:
+        """Whether some target pixels belong to no phase."""
+        reached = sum(axis.pixels for axis in self.rows) * sum(axis.pixels for axis in self.columns)
+        return reached < self.target.H * self.target.W
+
+
+def forward_axis(image: int, kernel: int, stride: int, before: int, dilation: int, output: int) -> Axis:
+    """One axis of a forward pass; taps that meet nothing but padding are left out."""
+    taps = [(k, k * dilation - before) for k in range(kernel)]
+    return Axis(0, output, _live(taps, stride, output, image))
+
+
+def backward_axes(image: int, kernel: int, stride: int, before: int, dilation: int, output: int) -> list[Axis]:
+    """The phases of an input gradient along an axis: the image's pixels by their remainder modulo the stride.
+
+    Tap ``k`` reaches image pixel ``i`` from output pixel ``(i + before - k * dilation) / stride`` if that is a whole
+    number, so only the taps of the right remainder belong to a phase. A phase that no tap reaches is left out.
+    """
+    taps_of: dict[int, list[tuple[int, int]]] = {}
+    for k in reversed(range(kernel)):
+        first = (k * dilation - before) % stride
+        taps_of.setdefault(first, []).append((k, (first + before - k * dilation) // stride))
+    phases = []
+    for first, taps in sorted(taps_of.items()):
+        pixels = -(-(image - first) // stride)
+        live = _live(taps, 1, pixels, output)
+        if pixels > 0 and live:
+            phases.append(Axis(first, pixels, live))
+    return phases
+
+
+def _live(taps: list[tuple[int, int]], step: int, count: int, source: int) -> tuple[tuple[int, int], ...]:
+    return tuple((k, offset) for k, offset in taps if offset < source and offset + (count - 1) * step >= 0)
+
+
+def reach(phases: tuple[Axis, ...]) -> tuple[int, int]:
+    """The first source pixel that pixel 0 of any phase reaches, and how many there are from it to the last."""
+    offsets = [offset for phase in phases for _, offset in phase.taps] or [0]
+    return min(offsets), max(offsets) - min(offsets) + 1

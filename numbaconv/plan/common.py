@@ -1,0 +1,65 @@
+"""What all plans are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.jit import Kernel
+from numbaconv.kernels.records import filled
+
+#: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
+SLAB_BYTES = 256 * 1024
+#: Independent pieces of work that a call is cut into where it is large enough: some for each of many threads.
+TASKS = 32
+#: Operations below which a call is over before a second thread has woken up.
+SERIAL_FLOPS = 4_000_000
+
+# Costs, in the time of one vector's multiply-add. They were measured; only how they compare matters.
+#: To begin a tile, and to write it.
+TILE_COST = 30
+#: To bring a vector's elements from channels that lie next to each other to pixels that do, or back.
+TURN_COST = 24
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel and what it is called with, beside the arrays of the user."""
+
+    kernel: Kernel
+    numbers: np.ndarray
+    tables: tuple[np.ndarray, ...]
+    #: Elements of scratch memory: those that all threads share, and those of each.
+    shared: int
+    own: int
+    #: How many threads may share the work; 0 if there is none.
+    threads: int
+    #: Some elements of the result are reached by no tap, and must be filled before the kernel runs.
+    fill: bool
+
+
+def plan(kernel: Kernel, record: np.dtype, values: dict[str, int], tables: Any, g: Conv2dGeometry, fill: bool) -> Plan:
+    """The plan of a kernel whose record has the fields ``slabs``, ``own`` and ``tasks``."""
+    tasks = values["tasks"]
+    threads = min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
+    return Plan(kernel, filled(record, **values), tables, values["slabs"], values["own"], threads, fill)
+
+
+def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int) -> int:
+    """Rows of a band: as many as fit into the cache, but few enough that there is work for many threads."""
+    fit = (SLAB_BYTES // max(1, row_bytes) - span) // step + 1
+    bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
+    return max(1, min(rows, fit, max(-(-rows // bands), 2)))
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The least multiple that is not below ``number``."""
+    return -(-number // multiple) * multiple
+
+
+def table(rows: Any, columns: int) -> np.ndarray:
+    """An int64 table, well-shaped even when it is empty; one-dimensional where ``columns`` is 0."""
+    return np.array(rows, np.int64).reshape((-1, columns) if columns else (-1,))

@@ -1,0 +1,221 @@
+"""Plans with lanes along the pixels of planes: those of :mod:`numbaconv.kernels.planes` and ``weight_planes``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numbaconv import simd
+from numbaconv.kernels.planes import PLANES, correlate_planes
+from numbaconv.kernels.tiles import PLANE_TILES
+from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
+from numbaconv.plan import common
+from numbaconv.plan.axes import Correlation, Side
+from numbaconv.plan.common import Plan, band, round_up, table
+
+#: Bytes that all partial sums of a weight gradient may take together.
+PARTS_BYTES = 1024 * 1024
+#: So many of them must fit.
+FEWEST_PARTS = 6
+#: A plane's size should not be a multiple of this: its pixels would compete with those of other planes for few places
+#: of the first cache.
+PAGE = 4096
+#: Times that a step of a tile with a single row takes longer than its multiply-adds, for it loads as much as it adds.
+LOADING = 2.0
+#: Costs of reading or writing a vector of pixels that do not lie next to each other.
+STRIDE_COST = 50
+
+
+class Packing(NamedTuple):
+    """How planes are packed: each has a part for every remainder, modulo the step, of the rows and columns it holds."""
+
+    top: int  # source row and column that pixel (0, 0) of a phase reaches first
+    left: int
+    remainders: list[tuple[int, int]]
+    span: int  # rows of a part that a single pixel reaches
+    columns: int  # of a part
+
+
+def cost(work: Correlation) -> float:
+    """What a correlation takes in this form."""
+    g, lanes = work.g, simd.lanes(work.dtype)
+    packing = _packing(work)
+    total = 0.0
+    for _, height, _ in _rows(work.OCG):
+        vectors = PLANE_TILES[height]
+        time = height * vectors * (LOADING if height == 1 else 1.0)
+        for rows in work.rows:
+            for columns in work.columns:
+                tiles = _tiles(rows.pixels, columns.pixels, packing.columns, vectors, lanes)[1]
+                total += tiles * (time * work.ICG * len(rows.taps) * len(columns.taps) + common.TILE_COST)
+    total = total * g.G + _turning(work.source, lanes, work.step[1]) + _turning(work.target, lanes, work.stride[1])
+    return g.N * total
+
+
+def weight_cost(work: Correlation) -> float:
+    """What a weight gradient takes in this form."""
+    g, lanes = work.g, simd.lanes(work.dtype)
+    if g.OC * g.ICG * g.KH * g.KW * lanes * work.dtype.itemsize * FEWEST_PARTS > PARTS_BYTES:
+        return float("inf")  # not enough of them to keep threads busy
+    vectors = -(-((g.OH - 1) * _packing(work).columns + g.OW) // lanes)
+    weights = work.ICG * len(work.rows[0].taps) * len(work.columns[0].taps)
+    total = 0.0
+    for _, height, _ in _rows(work.OCG):
+        time = 2 * height if height > 1 else 8  # so long a sum takes whose next addition waits for the last one
+        total += -(-weights // 2) * (vectors * time + 2 * height + common.TILE_COST)
+    return g.N * (total * g.G + _turning(work.source, lanes, work.step[1]) + _turning(work.target, lanes, 1))
+
+
+def _turning(side: Side, lanes: int, stride: int) -> float:
+    """What reading or writing an image takes, beyond that of planes whose pixels are neighbours."""
+    vectors = side.C * side.H * side.W / lanes
+    return vectors * (common.TURN_COST if side.layout == "NHWC" else STRIDE_COST if stride > 1 else 0)
+
+
+def plan(work: Correlation) -> Plan:
+    """The plan of a forward pass or an input gradient."""
+    g, lanes, ICG = work.g, simd.lanes(work.dtype), work.ICG
+    packing = _packing(work)
+    most_rows, most_columns = work.pixels
+    parts, columns = len(packing.remainders), packing.columns
+    height = band(g, most_rows, g.N * g.G, 1, packing.span, ICG * parts * columns * work.dtype.itemsize)
+    part = (height - 1 + packing.span) * columns
+    plane = _plane(parts * part, work.dtype)
+    rows = _rows(work.OCG)
+    stacked, _ = _tiles(height, most_columns, columns, PLANE_TILES[rows[0][1]], lanes)
+
+    steps, phases = _steps(work, packing, part, plane)
+    heights = sum(tile for _, tile, _ in rows)
+    bias = round_up(g.G * heights * len(steps), lanes)
+    # The last tile may hang over the end, and reads on from there.
+    stage = round_up(ICG * plane + max(PLANE_TILES.values()) * max(columns, lanes) + lanes, lanes)
+    own = stage + max(height * vectors for height, vectors in PLANE_TILES.items()) * lanes
+    bands = -(-most_rows // height)
+    one, channel, _ = _filter(work)
+    values = dict(
+        G=g.G, ICG=ICG, OCG=work.OCG, IH=work.source.H, IW=work.source.W,
+        **work.source.strides("x"), **work.target.strides("y"),
+        w_group=g.OCG * one, w_row=one if work.forward else channel, joined=_joined(steps[:, 0], ICG),
+        heights=heights, lanes=lanes, bias=bias, slabs=round_up(bias + g.G * heights, lanes), own=own, stage=stage,
+        bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
+        rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
+        out_h=work.stride[0], out_w=work.stride[1], stacked=stacked, tasks=g.N * g.G * bands,
+    )  # fmt: skip
+    tables = (table(packing.remainders, 2), steps, table(phases, 6), table(rows, 3))
+    return common.plan(correlate_planes, PLANES, values, tables, g, work.fill)
+
+
+def weight_plan(work: Correlation) -> Plan:
+    """The plan of a weight gradient."""
+    g, dtype, lanes, ICG = work.g, work.dtype, simd.lanes(work.dtype), work.ICG
+    packing = _packing(work)
+    remainders, columns = packing.remainders, packing.columns
+    height = band(g, g.OH, g.N, 1, packing.span, (ICG * len(remainders) + work.OCG) * columns * dtype.itemsize)
+    part = (height - 1 + packing.span) * columns
+    plane = _plane(len(remainders) * part, dtype)
+    steps, _ = _steps(work, packing, part, plane)
+    rows = _rows(work.OCG)
+    heights = sum(tile for _, tile, _ in rows)
+    block = heights * round_up(len(steps), 2) * lanes
+    bands = -(-g.OH // height)
+    parts = max(1, min(common.TASKS, g.N * bands, PARTS_BYTES // max(1, g.G * block * dtype.itemsize)))
+    vectors = -(-((height - 1) * columns + g.OW) // lanes)
+    z_plane = _plane(vectors * lanes, dtype)
+    one, _, _ = _filter(work)
+    gradient = round_up(ICG * plane + lanes, lanes)
+    values = dict(
+        G=g.G, ICG=ICG, OCG=work.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
+        **work.source.strides("x"), **work.target.strides("z"), w_group=g.OCG * one, w_row=one, lanes=lanes,
+        block=block, parts=parts, slabs=parts * g.G * block, own=gradient + heights * z_plane, gradient=gradient,
+        units=g.N * bands, bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
+        rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
+        z_plane=z_plane, vectors=vectors, tasks=parts * g.G,
+    )  # fmt: skip
+    tables = (table(remainders, 2), steps, table(rows, 3))
+    fill = len(steps) < ICG * g.KH * g.KW
+    return common.plan(weight_gradient_planes, WEIGHT_PLANES, values, tables, g, fill)
+
+
+def _packing(work: Correlation) -> Packing:
+    """Which rows and columns of the source a plane has to hold."""
+    rows = [offset for axis in work.rows for _, offset in axis.taps] or [0]
+    columns = [offset for axis in work.columns for _, offset in axis.taps] or [0]
+    top, left, (step_h, step_w) = min(rows), min(columns), work.step
+    remainders = sorted({((h - top) % step_h, (w - left) % step_w) for h in rows for w in columns})
+    span = (max(rows) - top) // step_h + 1
+    return Packing(top, left, remainders, span, work.pixels[1] + (max(columns) - left) // step_w)
+
+
+def _plane(elements: int, dtype: np.dtype) -> int:
+    """From a plane of so many elements to the next."""
+    lanes = simd.lanes(dtype)
+    plane = round_up(elements, lanes)
+    return plane + lanes if plane * dtype.itemsize % PAGE == 0 else plane
+
+
+def _tiles(rows: int, columns: int, pitch: int, vectors: int, lanes: int) -> tuple[int, int]:
+    """Whether vectors are better taken from rows below each other than along them; how many tiles there are then."""
+    along = -(-((rows - 1) * pitch + columns) // (vectors * lanes))
+    below = -(-rows // vectors) * -(-columns // lanes)
+    return (1, below) if below <= along else (0, along)
+
+
+def _rows(channels: int) -> list[tuple[int, int, int]]:
+    """Tiles that cover a group's output channels: (first channel, height, channels that exist)."""
+    costs = {height: height * (LOADING if height == 1 else 1.0) + 0.5 for height in PLANE_TILES}
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each number of channels: the cost, and a tile's height, negative
+    for count in range(1, channels + 1):
+        best.append(min((best[max(0, count - height)][0] + cost, -height) for height, cost in costs.items()))
+    heights = []
+    left = channels
+    while left > 0:
+        heights.append(-best[left][1])
+        left -= heights[-1]
+    rows, first = [], 0
+    for height in sorted(heights, reverse=True):
+        rows.append((first, height, min(height, channels - first)))
+        first += height
+    return rows
+
+
+def _filter(work: Correlation) -> tuple[int, int, int]:
+    """Elements of the weight from an output channel, an input channel and a tap of it to the next."""
+    g = work.g
+    one = g.ICG * g.KH * g.KW
+    return (one, g.KH * g.KW, 1) if g.layout == "NCHW" else (one, 1, g.ICG)
+
+
+def _steps(work: Correlation, packing: Packing, part: int, plane: int) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """For every phase, input channel and tap: the weight, and in the slab what it is multiplied by; and the phases."""
+    one, channel, tap = _filter(work)
+    steps = [np.empty((0, 2), np.int64)]
+    phases: list[tuple[int, ...]] = []
+    first = 0
+    for rows in work.rows:
+        for columns in work.columns:
+            taps = [
+                (kh * work.g.KW * tap + kw * tap, _offset(work, packing, part, row, column))
+                for kh, row in sorted(rows.taps) for kw, column in sorted(columns.taps)
+            ]  # fmt: skip
+            channels = np.arange(work.ICG)[:, None, None] * np.array([channel if work.forward else one, plane])
+            steps.append((channels + np.array(taps, np.int64).reshape(-1, 2)).reshape(-1, 2))
+            last = first + len(steps[-1])
+            phases.append((rows.first, rows.pixels, columns.first, columns.pixels, first, last))
+            first = last
+    return np.ascontiguousarray(np.concatenate(steps)), phases
+
+
+def _offset(work: Correlation, packing: Packing, part: int, row: int, column: int) -> int:
+    """Where in a plane the first pixel finds what a tap reads."""
+    i, r = divmod(row - packing.top, work.step[0])
+    j, c = divmod(column - packing.left, work.step[1])
+    return packing.remainders.index((r, c)) * part + i * packing.columns + j
+
+
+def _joined(offsets: np.ndarray, channels: int) -> int:
+    """How many steps at a time read weights that follow each other: all, those of a channel, or one."""
+    for joined in (len(offsets), len(offsets) // channels):
+        if joined and len(offsets) % joined == 0 and (np.diff(offsets.reshape(-1, joined)) == 1).all():
+            return joined
+    return 1
