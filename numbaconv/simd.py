@@ -136,8 +136,24 @@ def copy(to: np.ndarray, i: int, i_step: int, source: np.ndarray, j: int, j_step
 
 def move(to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, count: int) -> None:
     """Copy a block of memory: ``to[i + r * i_pitch + k] = source[j + r * j_pitch + k]``, for ``k`` below ``count``."""
-    for r in range(rows if count > 0 else 0):
-        _cut(to, i + r * i_pitch, count)[:] = _cut(source, j + r * j_pitch, count)
+    for r in range(rows):
+        copy(to, i + r * i_pitch, 1, source, j + r * j_pitch, 1, count)
+
+
+def narrow(
+    to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, count: int
+) -> None:
+    """Copy every second element: ``to[i + r * i_pitch + k] = source[j + r * j_pitch + 2 * k]``."""
+    for r in range(rows):
+        copy(to, i + r * i_pitch, 1, source, j + r * j_pitch, 2, count)
+
+
+def widen(
+    to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, count: int
+) -> None:
+    """Copy to every second element: ``to[i + r * i_pitch + 2 * k] = source[j + r * j_pitch + k]``."""
+    for r in range(rows):
+        copy(to, i + r * i_pitch, 2, source, j + r * j_pitch, 1, count)
 
 
 def transpose(
@@ -223,6 +239,8 @@ def _type_add(context: Any) -> Callable:
 
 
 @type_callable(move)
+@type_callable(narrow)
+@type_callable(widen)
 def _type_move(context: Any) -> Callable:
     return lambda to, i, i_pitch, source, j, j_pitch, rows, count: types.none
 
@@ -381,26 +399,79 @@ def _lower_copy(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 @lower_builtin(move, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)
 def _lower_move(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    """Whole vectors, and a last one with a mask: for short rows, calling memcpy would take longer."""
+    return _lower_rows(context, builder, sig, args, _move)
+
+
+@lower_builtin(narrow, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)
+def _lower_narrow(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _lower_rows(context, builder, sig, args, _narrow)
+
+
+@lower_builtin(widen, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)
+def _lower_widen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _lower_rows(context, builder, sig, args, _widen)
+
+
+def _lower_rows(context: Any, builder: Any, sig: Any, args: Any, step: Callable) -> Any:
+    """Vectors next to each other, for each of them all rows: their masks are made once."""
     to, i, i_pitch, source, j, j_pitch, rows, count = args
     code = _Code(context, builder, Tile(sig.args[0].dtype, 1, 1))
     left, right = _pointer(context, builder, sig.args[0], to, i), _pointer(context, builder, sig.args[3], source, j)
-    lanes = count.type(code.tile.lanes)
-    count = _not_negative(builder, count)
-    whole = builder.sdiv(count, lanes)
-    end = builder.mul(whole, lanes)
-    mask = code.mask(builder.sub(count, end))
-    partly = builder.icmp_signed(">", count, end)
-    with cgutils.for_range(builder, rows) as down:
-        here = builder.gep(right, [builder.mul(down.index, j_pitch)])
-        there = builder.gep(left, [builder.mul(down.index, i_pitch)])
-        with cgutils.for_range(builder, whole) as across:
+    lanes, most = count.type(code.tile.lanes), count.type(code.tile.lanes - 1)
+    vectors = builder.sdiv(builder.add(_not_negative(builder, count), most), lanes)
+    with cgutils.for_range(builder, vectors) as across:
+        start = builder.mul(across.index, lanes)
+        copy_row = step(code, start, builder.sub(count, start))
+        with cgutils.for_range(builder, rows) as down:
             _keep_rolled(builder)
-            start = builder.mul(across.index, lanes)
-            code.store(code.load(builder.gep(here, [start])), builder.gep(there, [start]))
-        with builder.if_then(partly):
-            code.store_masked(code.load_masked(builder.gep(here, [end]), mask), builder.gep(there, [end]), mask)
+            here, there = (builder.mul(down.index, pitch) for pitch in (j_pitch, i_pitch))
+            copy_row(builder.gep(right, [here]), builder.gep(left, [there]))
     return context.get_dummy_value()
+
+
+def _move(code: _Code, start: Any, left: Any) -> Callable[[Any, Any], None]:
+    """What copies a vector from one row to another, where ``left`` elements are left from ``start``."""
+    mask = code.mask(left)
+
+    def copy_row(source: Any, to: Any) -> None:
+        vector = code.load_masked(code.builder.gep(source, [start]), mask)
+        code.store_masked(vector, code.builder.gep(to, [start]), mask)
+
+    return copy_row
+
+
+def _narrow(code: _Code, start: Any, left: Any) -> Callable[[Any, Any], None]:
+    """The same for every second element of the source: two vectors become one."""
+    builder, lanes, two = code.builder, code.tile.lanes, start.type(2)
+    reach = builder.sub(builder.mul(left, two), left.type(1))
+    masks = code.mask(reach), code.mask(builder.sub(reach, left.type(lanes)))
+    mask, begin = code.mask(left), builder.mul(start, two)
+
+    def copy_row(source: Any, to: Any) -> None:
+        here = builder.gep(source, [begin])
+        first = code.load_masked(here, masks[0])
+        second = code.load_masked(builder.gep(here, [start.type(lanes)]), masks[1])
+        code.store_masked(code.shuffle(first, second, list(range(0, 2 * lanes, 2))), builder.gep(to, [start]), mask)
+
+    return copy_row
+
+
+def _widen(code: _Code, start: Any, left: Any) -> Callable[[Any, Any], None]:
+    """The same for every second element of the target: each half of a vector is stored with gaps."""
+    builder, lanes, two = code.builder, code.tile.lanes, start.type(2)
+    seconds = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [lane % 2 == 0 for lane in range(lanes)])
+    reach = [builder.sub(builder.mul(left, two), left.type(half * lanes)) for half in (0, 1)]
+    masks = [builder.and_(seconds, code.mask(elements)) for elements in reach]
+    mask, begin = code.mask(left), builder.mul(start, two)
+
+    def copy_row(source: Any, to: Any) -> None:
+        vector = code.load_masked(builder.gep(source, [start]), mask)
+        here = builder.gep(to, [begin])
+        for half in (0, 1):
+            wide = code.shuffle(vector, vector, [half * lanes // 2 + lane // 2 for lane in range(lanes)])
+            code.store_masked(wide, builder.gep(here, [start.type(half * lanes)]), masks[half])
+
+    return copy_row
 
 
 @lower_builtin(transpose, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)

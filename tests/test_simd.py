@@ -27,11 +27,13 @@ from numbaconv.simd import (
     hadamard,
     lanes,
     move,
+    narrow,
     outer,
     put,
     spread,
     store,
     transpose,
+    widen,
     zeros,
 )
 
@@ -246,9 +248,9 @@ def cleared(to, start, count):
 
 COPIES = [
     (i, i_step, j, j_step, count)
-    for i, i_step in ((0, 1), (5, 1), (3, 4), (700, -2))
-    for j, j_step in ((0, 1), (9, 1), (2, 7), (900, -3))
-    for count in (0, 1, 2, 7, 16, 33, 200, -1, -5)
+    for i, i_step in ((0, 1), (5, 1), (3, 4), (700, -2), (1, 2))
+    for j, j_step in ((0, 1), (9, 1), (2, 7), (900, -3), (11, 2))
+    for count in (0, 1, 2, 7, 15, 16, 17, 33, 200, -1, -5)
 ]
 
 
@@ -288,6 +290,22 @@ def moved(to, i, i_pitch, source, j, j_pitch, rows, count):
     move(to, i, i_pitch, source, j, j_pitch, rows, count)
 
 
+@numba.njit
+def narrowed(to, i, i_pitch, source, j, j_pitch, rows, count):
+    narrow(to, i, i_pitch, source, j, j_pitch, rows, count)
+
+
+@numba.njit
+def widened(to, i, i_pitch, source, j, j_pitch, rows, count):
+    widen(to, i, i_pitch, source, j, j_pitch, rows, count)
+
+
+#: A function, and how far apart its elements lie in the target and in the source.
+each_move = pytest.mark.parametrize(
+    ("function", "i_step", "j_step"), [(moved, 1, 1), (narrowed, 1, 2), (widened, 2, 1)]
+)
+
+
 def counts(size: int) -> list[int]:
     """Around multiples of the lanes, and fewer than none."""
     around = {n * size + more for n in range(4) for more in (-1, 0, 1)}
@@ -296,13 +314,14 @@ def counts(size: int) -> list[int]:
 
 @each_dtype
 @each_way
-def test_move_of_every_size(way: Callable, dtype: Any) -> None:
+@each_move
+def test_move_of_every_size(way: Callable, dtype: Any, function: Any, i_step: int, j_step: int) -> None:
     source, _, to = buffers(dtype)
     source[:] = np.arange(SIZE)
     size = lanes(dtype)
     for count in counts(size):
         for rows in (0, 1, 2, 5, -1):
-            width = max(0, count)
+            width = 2 * max(0, count)
             # contiguous, with gaps, one row again and again, backwards
             for i, i_pitch, j, j_pitch in (
                 (0, width, 0, width),
@@ -313,27 +332,30 @@ def test_move_of_every_size(way: Callable, dtype: Any) -> None:
                 wanted, got = to.copy(), to.copy()
                 for r in range(rows):
                     for k in range(count):
-                        wanted[i + r * i_pitch + k] = source[j + r * j_pitch + k]
-                way(moved)(got, i, i_pitch, source, j, j_pitch, rows, count)
+                        wanted[i + r * i_pitch + k * i_step] = source[j + r * j_pitch + k * j_step]
+                way(function)(got, i, i_pitch, source, j, j_pitch, rows, count)
                 np.testing.assert_array_equal(got, wanted, err_msg=f"{rows} rows of {count}")
 
 
 @each_dtype
 @each_way
-def test_move_may_reach_both_ends_of_an_array(way: Callable, dtype: Any) -> None:
-    # The last vector of a row would reach beyond it.
+@each_move
+def test_move_may_reach_both_ends_of_an_array(
+    way: Callable, dtype: Any, function: Any, i_step: int, j_step: int
+) -> None:
+    # The last vector of a row would reach beyond it, and vectors lie over what is between every second element.
     size = lanes(dtype)
     for count in counts(size):
-        for rows in (0, 1, 3):
-            if count < 0:
+        for rows in (1, 3):
+            if count < 1:
                 continue
-            memory = np.full((2, rows * count + 2 * size), np.nan, dtype)
-            source, to = memory[:, size:-size]
-            source[:] = np.arange(rows * count)
-            way(moved)(to, 0, count, source, 0, count, rows, count)
-            np.testing.assert_array_equal(to, source)
-            assert np.isnan(memory[:, :size]).all()
-            assert np.isnan(memory[:, -size:]).all()
+            i_pitch, j_pitch = i_step * count, j_step * count
+            source = np.full(rows * j_pitch - j_step + 1, np.nan, dtype)
+            memory = np.full(rows * i_pitch - i_step + 1 + 2 * size, np.nan, dtype)
+            source[::j_step] = np.arange(rows * count)
+            way(function)(memory[size:-size], 0, i_pitch, source, 0, j_pitch, rows, count)
+            np.testing.assert_array_equal(np.flatnonzero(~np.isnan(memory)), size + i_step * np.arange(rows * count))
+            np.testing.assert_array_equal(memory[size:-size:i_step], np.arange(rows * count))
 
 
 @numba.njit

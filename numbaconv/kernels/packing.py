@@ -14,7 +14,7 @@ and so do those with lanes along pixels,
 from __future__ import annotations
 
 from numbaconv.jit import routine
-from numbaconv.simd import add, clear, copy, move, spread, store, transpose
+from numbaconv.simd import add, clear, copy, move, narrow, spread, store, transpose, widen
 
 
 @routine
@@ -172,20 +172,27 @@ def pack_planes(
         first = min(max(-(w // step_w), 0), columns)
         last = max(min(-((w - IW) // step_w), columns), first)
         source = start + h * sh + w * sw
-        if sw * step_w == 1:
+        pitch, step = step_h * sh, step_w * sw
+        here = source + above * pitch + first * step
+        there = to + p * part + above * columns + first
+        if step <= 2:
             for c in range(channels):
-                target = to + p * part + c * plane + above * columns + first
-                here = source + c * sc + above * step_h * sh + first
-                move(slab, target, columns, x, here, step_h * sh, below - above, last - first)
+                if step == 1:
+                    move(slab, there + c * plane, columns, x, here + c * sc, pitch, below - above, last - first)
+                else:
+                    narrow(slab, there + c * plane, columns, x, here + c * sc, pitch, below - above, last - first)
         else:
-            for row in range(above, below):
-                target = to + p * part + row * columns + first
-                here = source + row * step_h * sh + first * step_w * sw
-                if sc == 1 and channels > 1:
-                    transpose_all(slab, target, plane, x, here, sw * step_w, last - first, channels, lanes)
+            for row in range(below - above):
+                if sc == 1:
+                    transpose_all(
+                        slab, there + row * columns, plane, x, here + row * pitch, step, last - first, channels, lanes
+                    )
                 else:
                     for c in range(channels):
-                        copy(slab, target + c * plane, 1, x, here + c * sc, sw * step_w, last - first)
+                        copy(
+                            slab, there + c * plane + row * columns, 1, x, here + c * sc + row * pitch, step,
+                            last - first,
+                        )  # fmt: skip
 
 
 @routine
@@ -209,6 +216,8 @@ def unpack_planes(stage, start, pitch, channels, pixels, y, to, s_channel, s_pix
     """Copy pixels of planes that lie ``pitch`` apart to where channels lie ``s_channel`` and pixels ``s_pixel``."""
     if s_channel == 1:
         transpose_all(y, to, s_pixel, stage, start, pitch, channels, pixels, lanes)
+    elif s_pixel == 2:
+        widen(y, to, s_channel, stage, start, pitch, channels, pixels)
     else:
         for c in range(channels):
             copy(y, to + c * s_channel, s_pixel, stage, start + c * pitch, 1, pixels)

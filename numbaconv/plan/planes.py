@@ -23,8 +23,8 @@ FEWEST_PARTS = 6
 PAGE = 4096
 #: Times that a step of a tile with a single row takes longer than its multiply-adds, for it loads as much as it adds.
 LOADING = 2.0
-#: Costs of reading or writing a vector of pixels that do not lie next to each other.
-STRIDE_COST = 50
+#: What reading every second pixel of a vector takes, and what reading or writing pixels further apart does.
+SECOND_COST, STRIDE_COST = 8, 50
 
 
 class Packing(NamedTuple):
@@ -49,8 +49,9 @@ def cost(work: Correlation) -> float:
             for columns in work.columns:
                 tiles = _tiles(rows.pixels, columns.pixels, packing.columns, vectors, lanes)[1]
                 total += tiles * (time * work.ICG * len(rows.taps) * len(columns.taps) + common.TILE_COST)
-    total = total * g.G + _turning(work.source, lanes, work.step[1]) + _turning(work.target, lanes, work.stride[1])
-    return g.N * total
+    reading = {1: 0, 2: SECOND_COST}.get(work.step[1], STRIDE_COST)
+    writing = 0 if work.stride[1] == 1 else STRIDE_COST
+    return g.N * (total * g.G + _turning(work.source, lanes, reading) + _turning(work.target, lanes, writing))
 
 
 def weight_cost(work: Correlation) -> float:
@@ -64,13 +65,13 @@ def weight_cost(work: Correlation) -> float:
     for _, height, _ in _rows(work.OCG):
         time = 2 * height if height > 1 else 8  # so long a sum takes whose next addition waits for the last one
         total += -(-weights // 2) * (vectors * time + 2 * height + common.TILE_COST)
-    return g.N * (total * g.G + _turning(work.source, lanes, work.step[1]) + _turning(work.target, lanes, 1))
+    reading = {1: 0, 2: SECOND_COST}.get(work.step[1], STRIDE_COST)
+    return g.N * (total * g.G + _turning(work.source, lanes, reading) + _turning(work.target, lanes, 0))
 
 
-def _turning(side: Side, lanes: int, stride: int) -> float:
+def _turning(side: Side, lanes: int, stride_cost: float) -> float:
     """What reading or writing an image takes, beyond that of planes whose pixels are neighbours."""
-    vectors = side.C * side.H * side.W / lanes
-    return vectors * (common.TURN_COST if side.layout == "NHWC" else STRIDE_COST if stride > 1 else 0)
+    return side.C * side.H * side.W / lanes * (common.TURN_COST if side.layout == "NHWC" else stride_cost)
 
 
 def plan(work: Correlation) -> Plan:
