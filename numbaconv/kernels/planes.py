@@ -151,32 +151,39 @@ def _correlate_phase(y, target, scratch, own, plan, steps, phases, phase, count,
         tiles = -(-count // vectors) * -(-columns // plan.lanes)
     if count <= 0:
         tiles = 0
-    for k in range(tiles):
+    row = column = 0
+    for _ in range(tiles):
         if height == TALL:
             tile = fill(TALL, 2, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
         elif height == MIDDLE:
             tile = fill(MIDDLE, 2, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
         elif height == SHORT:
             tile = fill(SHORT, 4, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
         else:
             tile = fill(1, 8, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist)
+            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
         if plan.y_w * plan.out_w != 1:
-            _unpack(y, target, scratch, own + plan.stage, height, plan, k, count, exist, columns)
+            _unpack(y, target, scratch, own + plan.stage, height, plan, row, column, count, exist, columns)
+        if plan.stacked:
+            column += plan.lanes
+            if column >= columns:
+                row, column = row + vectors, 0
+        else:
+            column += vectors * plan.lanes
+            row, column = row + column // plan.columns, column % plan.columns
 
 
 @device
-def _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, k, count, exist):
-    """Sum the ``k``-th tile of a phase, and write it.
+def _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist):
+    """Sum the tile that begins at a pixel of a phase, and write it.
 
     It goes straight to the output where that has pixels next to each other: whole, or what exists of it row by row of
     the image. Else it goes to the stage.
     """
     columns, vectors = phases[phase, 3], _vectors(height)
-    row, column, _ = _place(plan, vectors, columns, k, 0)
     source = own + row * plan.columns + column
     apart = plan.columns if plan.stacked else plan.lanes
     for step in range(phases[phase, 4], phases[phase, 5]):
@@ -190,11 +197,14 @@ def _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, ph
     else:
         lane = 0
         while lane < vectors * plan.lanes and row < count:
-            row, column, run = _place(plan, vectors, columns, k, lane)
-            if row < count and column < columns:
+            run = plan.lanes if plan.stacked else min(plan.columns - column, vectors * plan.lanes - lane)
+            if column < columns:
                 last = lane + min(run, columns - column)
                 put(tile, y, target + row * y_h + column - lane, plan.y_c, exist, lane, last)
             lane += run
+            row += 1
+            if not plan.stacked:
+                column = 0
 
 
 @routine
@@ -204,28 +214,19 @@ def _vectors(height):
 
 
 @routine
-def _place(plan, vectors, columns, k, lane):
-    """Where a lane of the ``k``-th tile of a phase lies: its row and column, and how many lanes follow in that row."""
-    if plan.stacked:
-        chunks = -(-columns // plan.lanes)
-        return k // chunks * vectors + lane // plan.lanes, k % chunks * plan.lanes, plan.lanes
-    pixel = k * vectors * plan.lanes + lane
-    run = plan.columns - pixel % plan.columns
-    return pixel // plan.columns, pixel % plan.columns, min(run, vectors * plan.lanes - lane)
-
-
-@routine
-def _unpack(y, target, scratch, stage, height, plan, k, count, exist, columns):
-    """Copy what exists of the ``k``-th tile of a phase from the stage to the output, row by row of the image."""
-    vectors = _vectors(height)
-    width = vectors * plan.lanes
+def _unpack(y, target, scratch, stage, height, plan, row, column, count, exist, columns):
+    """Copy what exists of a tile from the stage to the output, row by row of the image."""
+    y_h, y_w = plan.out_h * plan.y_h, plan.out_w * plan.y_w
+    width = _vectors(height) * plan.lanes
     lane = 0
-    while lane < width:
-        row, column, run = _place(plan, vectors, columns, k, lane)
-        pixels = min(run, columns - column)
-        if row < count and pixels > 0:
-            to = target + row * plan.out_h * plan.y_h + column * plan.out_w * plan.y_w
+    while lane < width and row < count:
+        run = plan.lanes if plan.stacked else min(plan.columns - column, width - lane)
+        if column < columns:
             unpack_planes(
-                scratch, stage + lane, width, exist, pixels, y, to, plan.y_c, plan.out_w * plan.y_w, plan.lanes
-            )
+                scratch, stage + lane, width, exist, min(run, columns - column), y,
+                target + row * y_h + column * y_w, plan.y_c, y_w, plan.lanes,
+            )  # fmt: skip
         lane += run
+        row += 1
+        if not plan.stacked:
+            column = 0
