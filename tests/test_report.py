@@ -235,7 +235,7 @@ def test_models_have_a_table_of_their_own(small: Study) -> None:
     assert "lenet5: batch 64, 61,706 parameters" in text
     cell = next(cell for cell in small.cells if cell.name == "lenet5" and cell.threads == 2)
     speed = cell.images / cell.seconds("numbaconv")
-    assert re.search(rf"^lenet5 +training step +{1e3 * cell.seconds('numbaconv'):.2f} +{speed:,.0f} ", text, re.M)
+    assert re.search(rf"^lenet5 +training step +64 +{1e3 * cell.seconds('numbaconv'):.2f} +{speed:,.0f} ", text, re.M)
 
 
 def test_a_pipe_that_knows_ascii_only(small: Study) -> None:

@@ -113,6 +113,7 @@ def _show_models(cells: list[Cell], console: Console) -> None:
     keys = [
         Column("model", cell_names(cells), left=True),
         Column("work", plain(said(c.work) for c in cells), left=True),
+        Column("batch", plain(str(cell.images) for cell in cells)),
     ]
     if len({cell.layout for cell in cells}) > 1:
         keys.append(Column("layout", plain(cell.layout for cell in cells), left=True))

@@ -7,18 +7,15 @@ model and its batch here, "n64 lenet5"; the layout is "best", each library's own
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from numbaconv.study.training_data import Data
 from numbaconv.study.training_peers import TrainingPeer
-from numbaconv.study.worker import Answer, Worker, calls_for, difference, start
+from numbaconv.study.worker import Answer, Worker, calls_for, difference, serve
 
 #: Steps whose losses are compared.
 STEPS = 4
@@ -76,18 +73,5 @@ class ModelWorker(Worker):
         return lambda: self.peer.step(*next(turns))
 
 
-def serve(requests: TextIO, answers: TextIO, address: str, threads: int) -> None:
-    """Answer until there are no more requests."""
-    worker, first = start(address, threads)
-    print(json.dumps(first), file=answers, flush=True)
-    if worker is None:
-        return
-    worker = ModelWorker(worker.peer)
-    for line in requests:
-        print(json.dumps(worker.answer(json.loads(line))), file=answers, flush=True)
-
-
 if __name__ == "__main__":
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is not an answer
-    serve(sys.stdin, answers, sys.argv[1], int(sys.argv[2]))
+    serve(ModelWorker)

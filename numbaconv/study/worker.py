@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -180,29 +180,29 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:200]
 
 
-def start(address: str, threads: int) -> tuple[Worker | None, Answer]:
+def start(address: str, threads: int, make: Callable[[Any], Worker]) -> tuple[Worker | None, Answer]:
     """A worker, and what it says first: the library's version, or why it can't be used."""
     try:
         peer = peers.find(address)(threads)
         settle_heap()
         gc.collect()
         gc.freeze()  # what a library made when it was imported need not be looked at before every turn
-        return Worker(peer), {"version": peer.version()}
+        return make(peer), {"version": peer.version()}
     except Exception as error:
         return None, {"missing": f"cannot be used: {one_line(error)}"}
 
 
-def serve(requests: TextIO, answers: TextIO, address: str, threads: int) -> None:
-    """Answer until there are no more requests."""
-    worker, first = start(address, threads)
+def serve(make: Callable[[Any], Worker]) -> None:
+    """Be the worker that the command line asks for, until there are no more requests."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is not an answer
+    worker, first = start(sys.argv[1], int(sys.argv[2]), make)
     print(json.dumps(first), file=answers, flush=True)
     if worker is None:
         return
-    for line in requests:
+    for line in sys.stdin:
         print(json.dumps(worker.answer(json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is not an answer
-    serve(sys.stdin, answers, sys.argv[1], int(sys.argv[2]))
+    serve(Worker)
