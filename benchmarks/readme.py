@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from statistics import median
 
 from numbaconv.study.reading import PASSES, Setting, by_setting, count, hardest, layer_cells, peers, said
 from numbaconv.study.results import OURS, Cell, Study, geomean
@@ -24,6 +25,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 RECORDED = RESULTS / "public.json"
 #: The chart that the README shows.
 CHART = "ratio-NCHW-2-threads.svg"
+#: Cores that a library kept busy on average, below which its threads shared one.
+ALONE = 1.25
 BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->\n"
 
 
@@ -71,23 +74,33 @@ def setting(key: Setting) -> str:
 
 
 def mean(cells: list[Cell], peer: str) -> str:
-    ratios = [cell.ratio(peer) for cell in cells if cell.ratio(peer) > 0]
+    ratios = [cell.ratio(peer) for cell in cells if cell.ratio(peer) > 0 and not alone(cell, peer)]
     return f"{geomean(ratios):.2f} ({sum(ratio < 1 - EVEN for ratio in ratios)}/{len(ratios)})" if ratios else "–"
 
 
 def layers(cells: list[Cell]) -> list[str]:
     """A row for each layer, a column for each layout and pass."""
     most = max(cell.threads for cell in cells)
-    found = {(c.name, c.layout, c.work): c.ratio("torch") for c in cells if c.threads == most}
+    found = {(c.name, c.layout, c.work): c for c in cells if c.threads == most}
     columns = [(layout, work) for layout in ("NCHW", "NHWC") for work in PASSES]
-    rows = [[name, *(bold(found.get((name, *column))) for column in columns)] for name in names(cells)]
-    return table(["", *(f"{layout} {said(work)}" for layout, work in columns)], rows)
+    rows = [[name, *(against_torch(found.get((name, *column))) for column in columns)] for name in names(cells)]
+    lines = table(["", *(f"{layout} {said(work)}" for layout, work in columns)], rows)
+    note = "† PyTorch's threads kept to one core in most rounds, so this says little, and is in no mean."
+    return [*lines, "", note] if any("†" in line for line in lines) else lines
 
 
-def bold(ratio: float | None) -> str:
-    if ratio is None or not ratio > 0:
+def against_torch(cell: Cell | None) -> str:
+    if cell is None or not cell.ratio("torch") > 0:
         return "–"
-    return f"**{ratio:.2f}**" if ratio < 1 - EVEN else f"{ratio:.2f}"
+    ratio = cell.ratio("torch")
+    text = f"**{ratio:.2f}**" if ratio < 1 - EVEN else f"{ratio:.2f}"
+    return text + " †" if alone(cell, "torch") else text
+
+
+def alone(cell: Cell, peer: str) -> bool:
+    """Whether the threads of a library shared one core in most rounds."""
+    timing = cell.timings[peer]
+    return timing.threads > 1 and median(timing.busy) < ALONE
 
 
 def losses(cells: list[Cell]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from pathlib import Path
 
 import fake_peers
@@ -286,3 +287,19 @@ def test_mistakes_are_told_in_one_line(
     assert captured.err.count("\n") == 1
     assert not captured.out
     assert os.listdir(tmp_path) == ["here.json"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are placed on Linux only")
+def test_threads_are_spread_and_may_move_again() -> None:
+    before, done = os.sched_getaffinity(0), threading.Event()
+    waiting = [threading.Thread(target=done.wait) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    try:
+        worker.spread_threads()
+        assert all(os.sched_getaffinity(thread.native_id or 0) == before for thread in waiting)
+        assert os.sched_getaffinity(0) == before
+    finally:
+        done.set()
+        for thread in waiting:
+            thread.join()

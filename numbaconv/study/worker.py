@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class Worker:
         call = self._call(layer, layout, work)
         gc.collect()
         gc.disable()
+        spread_threads()
         try:
             threads = ThreadTimes()
             if warm:
@@ -152,6 +154,21 @@ class ThreadTimes:
             except (OSError, ValueError):
                 continue  # the thread has just ended
         return times
+
+
+def spread_threads() -> None:
+    """Put the threads of this process on different cores, from where they may move again.
+
+    Two that spin for each other on one core can stay there for a long time, while another core is idle.
+    """
+    try:
+        cores = os.sched_getaffinity(0)
+        for number, thread in enumerate(sorted(map(int, os.listdir("/proc/self/task")))):
+            with suppress(OSError):  # the thread has just ended
+                os.sched_setaffinity(thread, {sorted(cores)[number % len(cores)]})
+                os.sched_setaffinity(thread, cores)
+    except (AttributeError, OSError):
+        return  # not Linux
 
 
 def settle_heap() -> None:
