@@ -15,8 +15,6 @@ from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation, reach
 from numbaconv.plan.common import Plan, band, round_up, table
 
-#: Bytes that all partial sums of a weight gradient may take together.
-PARTS_BYTES = 1024 * 1024
 #: Vectors of channels that are packed together where every channel has its own filter.
 LANEWISE_BLOCKS = 8
 #: A stride of so many times what is read at each step is not worth packing what lies between.
@@ -206,7 +204,7 @@ def weight_plan(work: Correlation) -> Plan:
     wide = cut.blocks * cut.width
     height = band(g, g.OH, g.N, g.SH, span, (stretch.columns * pixel + g.OW * wide) * dtype.itemsize)
     bands = -(-g.OH // height)
-    parts = max(1, min(common.TASKS, g.N * bands, PARTS_BYTES // max(1, packed * dtype.itemsize)))
+    parts = max(1, min(common.TASKS, g.N * bands, common.PARTS_BYTES // max(1, packed * dtype.itemsize)))
     splits = min(cut.blocks, -(-common.TASKS // (parts * cut.G)))
     slab = ((height - 1) * g.SH + span) * stretch.columns * pixel
     # The last tile of a window may hang over its end, and reads on from there.
@@ -231,25 +229,9 @@ def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[
     """Tiles that cover a row of ``count`` pixels at the least cost: (first pixel, height, pixels that exist).
 
     A tile costs its height, but never less than eight vectors would: so many additions can be under way before the
-    first is done. And it costs a little to start and to store. Only the last tile may hang over the end.
+    first is done. And it costs a little to start and to store.
     """
-    costs = {height: max(height, 8 // vectors) + 2 for height in heights}
-    tall = max(heights)
-    full = max(0, count - tall * tall) // tall  # beyond some length, the cheapest way begins with the tallest tile
-    best = [(0, 0)]  # for each number of pixels: the cost, and the height of one of its tiles, negative
-    for pixels in range(1, count - full * tall + 1):
-        best.append(min((best[max(0, pixels - height)][0] + cost, -height) for height, cost in costs.items()))
-    chosen = [tall] * full
-    left = count - full * tall
-    while left > 0:
-        chosen.append(-best[left][1])
-        left -= chosen[-1]
-    tiles = []
-    start = 0
-    for height in sorted(chosen, reverse=True):
-        tiles.append((start, height, min(height, count - start)))
-        start += height
-    return tiles
+    return common.cover(count, {height: max(height, 8 // vectors) + 2 for height in heights})
 
 
 def _blocking(g: Conv2dGeometry, dtype: np.dtype, source: int, target: int) -> Blocking:

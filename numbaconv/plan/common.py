@@ -13,6 +13,8 @@ from numbaconv.kernels.records import filled
 
 #: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
 SLAB_BYTES = 256 * 1024
+#: Bytes that all partial sums of a weight gradient may take together.
+PARTS_BYTES = 1024 * 1024
 #: Independent pieces of work that a call is cut into where it is large enough: some for each of many threads.
 TASKS = 32
 #: Operations below which a call is over before a second thread has woken up.
@@ -53,6 +55,29 @@ def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_by
     fit = (SLAB_BYTES // max(1, row_bytes) - span) // step + 1
     bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
     return max(1, min(rows, fit, max(-(-rows // bands), 2)))
+
+
+def cover(count: int, costs: dict[int, float]) -> list[tuple[int, int, int]]:
+    """Tiles that cover ``count`` rows at the least cost: (first row, height, rows that exist).
+
+    ``costs`` says what a tile of each height takes; the tallest has to be the cheapest for its height. Only the last
+    tile may hang over the end.
+    """
+    tall = max(costs)
+    full = max(0, count - tall * tall) // tall  # beyond some length, the cheapest way begins with the tallest tile
+    best: list[tuple[float, int]] = [(0, 0)]  # for each number of rows: the cost, and a tile's height, negative
+    for rows in range(1, count - full * tall + 1):
+        best.append(min((best[max(0, rows - height)][0] + cost, -height) for height, cost in costs.items()))
+    chosen = [tall] * full
+    left = count - full * tall
+    while left > 0:
+        chosen.append(-best[left][1])
+        left -= chosen[-1]
+    tiles, start = [], 0
+    for height in sorted(chosen, reverse=True):
+        tiles.append((start, height, min(height, count - start)))
+        start += height
+    return tiles
 
 
 def round_up(number: int, multiple: int) -> int:

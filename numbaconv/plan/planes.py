@@ -11,12 +11,10 @@ from numbaconv.kernels.planes import PLANES, correlate_planes
 from numbaconv.kernels.tiles import PLANE_TILES
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
 from numbaconv.plan import common
-from numbaconv.plan.axes import Correlation, Side
+from numbaconv.plan.axes import Correlation, Side, reach
 from numbaconv.plan.common import Plan, band, round_up, table
 
-#: Bytes that all partial sums of a weight gradient may take together.
-PARTS_BYTES = 1024 * 1024
-#: So many of them must fit.
+#: So many partial sums of a weight gradient must fit into the bytes that they may take.
 FEWEST_PARTS = 6
 #: A plane's size should not be a multiple of this: its pixels would compete with those of other planes for few places
 #: of the first cache.
@@ -49,15 +47,14 @@ def cost(work: Correlation) -> float:
             for columns in work.columns:
                 tiles = _tiles(rows.pixels, columns.pixels, packing.columns, vectors, lanes)[1]
                 total += tiles * (time * work.ICG * len(rows.taps) * len(columns.taps) + common.TILE_COST)
-    reading = {1: 0, 2: SECOND_COST}.get(work.step[1], STRIDE_COST)
     writing = 0 if work.stride[1] == 1 else STRIDE_COST
-    return g.N * (total * g.G + _turning(work.source, lanes, reading) + _turning(work.target, lanes, writing))
+    return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, writing))
 
 
 def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
     g, lanes = work.g, simd.lanes(work.dtype)
-    if g.OC * g.ICG * g.KH * g.KW * lanes * work.dtype.itemsize * FEWEST_PARTS > PARTS_BYTES:
+    if g.OC * g.ICG * g.KH * g.KW * lanes * work.dtype.itemsize * FEWEST_PARTS > common.PARTS_BYTES:
         return float("inf")  # not enough of them to keep threads busy
     vectors = -(-((g.OH - 1) * _packing(work).columns + g.OW) // lanes)
     weights = work.ICG * len(work.rows[0].taps) * len(work.columns[0].taps)
@@ -65,8 +62,12 @@ def weight_cost(work: Correlation) -> float:
     for _, height, _ in _rows(work.OCG):
         time = 2 * height if height > 1 else 8  # so long a sum takes whose next addition waits for the last one
         total += -(-weights // 2) * (vectors * time + 2 * height + common.TILE_COST)
-    reading = {1: 0, 2: SECOND_COST}.get(work.step[1], STRIDE_COST)
-    return g.N * (total * g.G + _turning(work.source, lanes, reading) + _turning(work.target, lanes, 0))
+    return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, 0))
+
+
+def _reading(work: Correlation, lanes: int) -> float:
+    """What reading the source takes."""
+    return _turning(work.source, lanes, {1: 0, 2: SECOND_COST}.get(work.step[1], STRIDE_COST))
 
 
 def _turning(side: Side, lanes: int, stride_cost: float) -> float:
@@ -120,7 +121,7 @@ def weight_plan(work: Correlation) -> Plan:
     heights = sum(tile for _, tile, _ in rows)
     block = heights * round_up(len(steps), 2) * lanes
     bands = -(-g.OH // height)
-    parts = max(1, min(common.TASKS, g.N * bands, PARTS_BYTES // max(1, g.G * block * dtype.itemsize)))
+    parts = max(1, min(common.TASKS, g.N * bands, common.PARTS_BYTES // max(1, g.G * block * dtype.itemsize)))
     vectors = -(-((height - 1) * columns + g.OW) // lanes)
     z_plane = _plane(vectors * lanes, dtype)
     one, _, _ = _filter(work)
@@ -140,12 +141,13 @@ def weight_plan(work: Correlation) -> Plan:
 
 def _packing(work: Correlation) -> Packing:
     """Which rows and columns of the source a plane has to hold."""
-    rows = [offset for axis in work.rows for _, offset in axis.taps] or [0]
-    columns = [offset for axis in work.columns for _, offset in axis.taps] or [0]
-    top, left, (step_h, step_w) = min(rows), min(columns), work.step
-    remainders = sorted({((h - top) % step_h, (w - left) % step_w) for h in rows for w in columns})
-    span = (max(rows) - top) // step_h + 1
-    return Packing(top, left, remainders, span, work.pixels[1] + (max(columns) - left) // step_w)
+    (top, span_h), (left, span_w), (step_h, step_w) = reach(work.rows), reach(work.columns), work.step
+    rows, columns = (
+        {(offset - first) % step for axis in phases for _, offset in axis.taps} or {0}
+        for phases, first, step in ((work.rows, top, step_h), (work.columns, left, step_w))
+    )
+    remainders = sorted((row, column) for row in rows for column in columns)
+    return Packing(top, left, remainders, (span_h - 1) // step_h + 1, work.pixels[1] + (span_w - 1) // step_w)
 
 
 def _plane(elements: int, dtype: np.dtype) -> int:
@@ -164,20 +166,7 @@ def _tiles(rows: int, columns: int, pitch: int, vectors: int, lanes: int) -> tup
 
 def _rows(channels: int) -> list[tuple[int, int, int]]:
     """Tiles that cover a group's output channels: (first channel, height, channels that exist)."""
-    costs = {height: height * (LOADING if height == 1 else 1.0) + 0.5 for height in PLANE_TILES}
-    best: list[tuple[float, int]] = [(0.0, 0)]  # for each number of channels: the cost, and a tile's height, negative
-    for count in range(1, channels + 1):
-        best.append(min((best[max(0, count - height)][0] + cost, -height) for height, cost in costs.items()))
-    heights = []
-    left = channels
-    while left > 0:
-        heights.append(-best[left][1])
-        left -= heights[-1]
-    rows, first = [], 0
-    for height in sorted(heights, reverse=True):
-        rows.append((first, height, min(height, channels - first)))
-        first += height
-    return rows
+    return common.cover(channels, {height: height * (LOADING if height == 1 else 1.0) + 0.5 for height in PLANE_TILES})
 
 
 def _filter(work: Correlation) -> tuple[int, int, int]:

@@ -42,7 +42,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass
-class _Turn:
+class Turn:
     """A library in a cell."""
 
     remote: Remote
@@ -273,7 +273,7 @@ class _Runner:
         for remote in team:
             if self._serves(remote.peer, layout, work, flop):
                 cell.timings[remote.peer.name] = timing = Timing()
-                turn = _Turn(remote, timing)
+                turn = Turn(remote, timing)
                 if self._begin(turn, where, expected):
                     turns.append(turn)
         try:
@@ -291,7 +291,7 @@ class _Runner:
             return False
         return layout in peer.layouts and work in peer.works
 
-    def _begin(self, turn: _Turn, where: dict[str, Any], expected: Path) -> bool:
+    def _begin(self, turn: Turn, where: dict[str, Any], expected: Path) -> bool:
         """First call, comparison, number of calls in a turn; False if it can't be timed."""
         ours = turn.remote.peer.name == OURS
         compare = None if ours or not expected.exists() else str(expected)
@@ -311,7 +311,7 @@ class _Runner:
         turn.calls = answer["calls"]
         return True
 
-    def _take(self, turn: _Turn, where: dict[str, Any]) -> None:
+    def _take(self, turn: Turn, where: dict[str, Any]) -> None:
         """A library's turn in a round."""
         warm = turn.calls > 1 or turn.spent < ENOUGH_SECONDS / 10
         best: dict[str, Any] = {}
@@ -322,12 +322,12 @@ class _Runner:
                 _fail(turn.timing, failure)
                 return
             turn.spent += answer["wall"]
-            if not best or _waited(answer) < _waited(best):
+            if not best or waited(answer) < waited(best):
                 best = answer
-            if _waited(best) < DISTURBED or 4 * self.disturbed > self.turns + PATIENCE:
+            if waited(best) < DISTURBED or 4 * self.disturbed > self.turns + PATIENCE:
                 break
         self.turns += 1
-        self.disturbed += _waited(best) >= DISTURBED
+        self.disturbed += waited(best) >= DISTURBED
         turn.take(best)
 
     def note(self) -> None:
@@ -338,7 +338,7 @@ class _Runner:
             self.study.settings["disturbed by other programs"] = f"{self.disturbed / self.turns:.0%} of all turns"
 
 
-def _waited(answer: dict[str, Any]) -> float:
+def waited(answer: dict[str, Any]) -> float:
     """The share of a turn for which threads stood in line for a core."""
     return max(0.0, answer["wanted"] - answer["cpu"]) / answer["wall"]
 

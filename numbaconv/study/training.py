@@ -11,7 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from numbaconv.study import machine
 from numbaconv.study.reading import count
 from numbaconv.study.remote import Failure, Remote, Unusable
 from numbaconv.study.results import OURS, Cell, Status, Study, Timing
-from numbaconv.study.runner import check_threads, unfair
+from numbaconv.study.runner import DISTURBED, Turn, check_threads, waited
 from numbaconv.study.training_data import INFERENCE, SUBJECTS, Data, operations
 from numbaconv.study.training_peers import LEARNING_RATE, MOMENTUM, PEERS, TrainingPeer, find
 
@@ -121,14 +121,10 @@ class _Remote(Remote):
 
 
 @dataclass
-class _Place:
+class _Place(Turn):
     """A library in a cell."""
 
     remote: _Remote
-    timing: Timing
-    calls: int = 1
-    #: What was unfair, for each turn that was.
-    offences: list[str] = field(default_factory=list)
     #: Turns in which threads stood in line behind other programs for more than a tenth of the time.
     disturbed: int = 0
 
@@ -143,18 +139,8 @@ class _Place:
             answer = self.remote.ask(do="time", **where, calls=self.calls, warm=True)
         except Failure as failure:
             return self.fail("failed", str(failure))
-        self.disturbed += answer["wanted"] - answer["cpu"] > 0.1 * answer["wall"]
-        self.timing.seconds.append(answer["seconds"])
-        self.timing.busy.append(round(answer["cpu"] / answer["wall"], 3))
-        self.timing.threads = answer["threads"]
-        offence = unfair(self.remote.threads, **{key: answer[key] for key in ("wall", "cpu", "wanted", "threads")})
-        if offence:
-            self.offences.append(offence)
-
-    def judge(self) -> None:
-        """Once may be an accident of the system's accounting; in half of the rounds it is none."""
-        if self.timing.status == "ok" and self.offences and 2 * len(self.offences) >= len(self.timing.seconds):
-            self.fail("unfair", self.offences[-1])
+        self.disturbed += waited(answer) > DISTURBED
+        self.take(answer)
 
 
 def _model(study: Study, name: str, team: list[_Remote], seconds: float, progress: Progress) -> int:
