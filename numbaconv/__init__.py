@@ -7,6 +7,7 @@
 (2, 8, 32, 32)
 """
 
+from numbaconv.algorithms import get_algorithm, set_algorithm
 from numbaconv.functional import (
     conv2d,
     conv2d_backward,
@@ -28,7 +29,9 @@ __all__ = [
     "conv2d_output_size",
     "conv2d_weight",
     "conv_transpose2d",
+    "get_algorithm",
     "get_num_threads",
+    "set_algorithm",
     "set_num_threads",
     "warmup",
 ]

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import product
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from numbaconv.algorithms import get_algorithm
 from numbaconv.arrays import check_bias, compute_dtype, float_array, output_array, result_dtype, rounded
 from numbaconv.geometry import (
     Algorithm,
@@ -25,7 +25,7 @@ from numbaconv.geometry import (
     conv2d_output_size,
 )
 from numbaconv.memory import flat, flat_image, is_flat, scratch
-from numbaconv.plan import FORMS, Plan, forward_plan, input_gradient_plan, weight_gradient_plan
+from numbaconv.plan import FORMS, Forms, Plan, forward_plan, input_gradient_plan, weight_gradient_plan
 from numbaconv.threads import launch, threads_for
 
 __all__ = [
@@ -76,7 +76,8 @@ def conv2d(
     layout : "NCHW" or "NHWC"
         The order of the dimensions of all arrays.
     algorithm : "auto", "direct" or "winograd"
-        Which kernel to use.
+        Which kernel to use. "winograd" serves 3 x 3 kernels with stride 1 and dilation 1; "auto" takes what is fastest,
+        unless :func:`numbaconv.set_algorithm` says otherwise.
     out : ndarray, optional
         Array to write the output to, of its shape and dtype, that shares no memory with the other arguments.
 
@@ -109,10 +110,10 @@ def conv2d(
     """
     input, weight = float_array(input, "input"), float_array(weight, "weight")
     geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
-    _check_available(algorithm, geometry)
+    forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.OC)
     out = output_array(out, geometry.output_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return _correlate(forward_plan, geometry, input, weight, bias, out)
+    return _correlate(forward_plan, forms, geometry, input, weight, bias, out)
 
 
 def conv2d_input(
@@ -159,10 +160,10 @@ def conv2d_input(
     """
     weight, grad_output = float_array(weight, "weight"), float_array(grad_output, "grad_output")
     geometry = Conv2dGeometry.forward(input_size, weight.shape, stride, padding, dilation, groups, layout)
-    _check_available(algorithm, geometry)
+    forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.input_shape, result_dtype(weight, grad_output), weight, grad_output)
-    return _correlate(input_gradient_plan, geometry, grad_output, weight, None, out)
+    return _correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
 
 
 def conv2d_weight(
@@ -209,10 +210,10 @@ def conv2d_weight(
     """
     input, grad_output = float_array(input, "input"), float_array(grad_output, "grad_output")
     geometry = Conv2dGeometry.forward(input.shape, weight_size, stride, padding, dilation, groups, layout)
-    _check_available(algorithm, geometry)
+    forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.weight_shape, result_dtype(input, grad_output), input, grad_output)
-    return _weight_gradient(weight_gradient_plan, geometry, input, grad_output, out)
+    return _weight_gradient(forms, geometry, input, grad_output, out)
 
 
 def conv2d_backward(
@@ -264,16 +265,16 @@ def conv2d_backward(
     input, weight = float_array(input, "input"), float_array(weight, "weight")
     wants_input, wants_weight, wants_bias = check_output_mask(output_mask)
     geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
-    _check_available(algorithm, geometry)
+    forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
 
     grad_input = grad_weight = grad_bias = None
     if wants_input:
         out = output_array(None, geometry.input_shape, result_dtype(weight, grad_output))
-        grad_input = _correlate(input_gradient_plan, geometry, grad_output, weight, None, out)
+        grad_input = _correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
     if wants_weight:
         out = output_array(None, geometry.weight_shape, result_dtype(input, grad_output))
-        grad_weight = _weight_gradient(weight_gradient_plan, geometry, input, grad_output, out)
+        grad_weight = _weight_gradient(forms, geometry, input, grad_output, out)
     if wants_bias:
         grad_bias = _bias_gradient(geometry, grad_output)
     return grad_input, grad_weight, grad_bias
@@ -331,10 +332,10 @@ def conv_transpose2d(
     geometry = Conv2dGeometry.transposed(
         input.shape, weight.shape, stride, padding, output_padding, groups, dilation, layout
     )
-    _check_available(algorithm, geometry)
+    forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.IC)
     out = output_array(out, geometry.input_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return _correlate(input_gradient_plan, geometry, input, weight, bias, out)
+    return _correlate(input_gradient_plan, forms, geometry, input, weight, bias, out)
 
 
 def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
@@ -357,23 +358,24 @@ def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
     """
     start = perf_counter()
     for dtype in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
-        image = float_array(np.zeros((1, 1, 1, 1), dtype), "an array of dtypes")
+        image = float_array(np.zeros((1, 1, 3, 3), dtype), "an array of dtypes")
         geometry = Conv2dGeometry.forward(image.shape, image.shape)
-        out = np.empty_like(image)
-        for form, threads in product(FORMS, (1, 2)):
-            _correlate(partial(forward_plan, forms=(form,)), geometry, image, image, None, out, threads)
-            _weight_gradient(partial(weight_gradient_plan, forms=(form,)), geometry, image, image, out, threads)
+        out = np.empty((1, 1, 1, 1), image.dtype)
+        for form, threads in product(FORMS["auto"], (1, 2)):
+            _correlate(forward_plan, (form,), geometry, image, image, None, out, threads)
+            _weight_gradient((form,), geometry, image, out, image.copy(), threads)
     return perf_counter() - start
 
 
-def _check_available(algorithm: Any, geometry: Conv2dGeometry) -> None:
-    """Refuse what the reference takes but no kernel serves."""
-    if check_algorithm(algorithm, geometry) == "winograd":
-        raise ValueError('algorithm="winograd" has no kernels in this version: use "auto" or "direct"')
+def _forms(algorithm: Any, geometry: Conv2dGeometry) -> Forms:
+    """The forms of plan that ``algorithm`` allows."""
+    algorithm = check_algorithm(algorithm, geometry)
+    return FORMS[get_algorithm() if algorithm == "auto" else algorithm]
 
 
 def _correlate(
     make_plan: Any,
+    forms: Forms,
     geometry: Conv2dGeometry,
     source: np.ndarray,
     weight: np.ndarray,
@@ -388,7 +390,7 @@ def _correlate(
     target = _target(out, dtype, geometry.layout)
     x, x_layout = flat_image(source, dtype, geometry.layout)
     y, y_layout = flat_image(target, dtype, geometry.layout)
-    plan: Plan = make_plan(geometry, dtype, x_layout, y_layout)
+    plan: Plan = make_plan(geometry, dtype, x_layout, y_layout, forms)
     if plan.fill:
         channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
         target[...] = 0 if bias is None else bias.reshape(channels)
@@ -397,14 +399,14 @@ def _correlate(
 
 
 def _weight_gradient(
-    make_plan: Any,
+    forms: Forms,
     geometry: Conv2dGeometry,
     input: np.ndarray,
     grad_output: np.ndarray,
     out: np.ndarray,
     threads: int | None = None,
 ) -> np.ndarray:
-    """Fill ``out`` with the weight gradient that ``make_plan`` plans."""
+    """Fill ``out`` with a weight gradient."""
     if geometry.N == 0:
         out[...] = 0
         return out
@@ -412,7 +414,7 @@ def _weight_gradient(
     target = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
     x, x_layout = flat_image(input, dtype, geometry.layout)
     z, z_layout = flat_image(grad_output, dtype, geometry.layout)
-    plan: Plan = make_plan(geometry, dtype, x_layout, z_layout)
+    plan: Plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, forms)
     if plan.fill:
         target[...] = 0
     _run(plan, (x, z, target.reshape(-1)), threads)

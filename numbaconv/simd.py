@@ -15,7 +15,8 @@ The number of lanes follows the CPU that Numba compiles for: 512-bit vectors wit
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,11 @@ def lanes(dtype: Any) -> int:
     return VECTOR_BYTES // np.dtype(dtype).itemsize
 
 
+def lanes_of(array: np.ndarray) -> int:
+    """The same for the elements of an array, as a constant in compiled code."""
+    return lanes(array.dtype)
+
+
 #: A tile may hang over what there is to compute, and sum whatever its memory held before; nothing of that is kept.
 _silent = np.errstate(over="ignore", invalid="ignore")
 
@@ -65,6 +71,11 @@ def zeros(rows: int, vectors: int, like: np.ndarray) -> Any:
 def spread(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
     """A tile whose rows all hold the elements of ``array`` from ``start`` on."""
     return np.tile(_cut(array, start, vectors * lanes(array.dtype)), (rows, 1))
+
+
+def load(rows: int, array: np.ndarray, start: int, pitch: int) -> Any:
+    """A tile of single vectors: its row ``p`` holds the elements of ``array`` from ``start + p * pitch`` on."""
+    return np.stack([_cut(array, start + p * pitch, lanes(array.dtype)) for p in range(rows)])
 
 
 def fill(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
@@ -104,6 +115,12 @@ def dot(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apa
     return tile + np.array([np.concatenate([row * vector for vector in right]) for row in left])
 
 
+@_silent
+def plus(tile: Any, other: Any) -> Any:
+    """The sum of two tiles."""
+    return tile + other
+
+
 def store(tile: Any, array: np.ndarray, start: int, pitch: int, apart: int) -> None:
     """Write the vectors of a tile: ``array[start + p * pitch + v * apart + lane] = tile[p, v, lane]``."""
     size = lanes(array.dtype)
@@ -126,6 +143,29 @@ def add(tile: Any, array: np.ndarray, start: int, pitch: int) -> None:
     """Add the rows of a tile to what is there: ``array[start + p * pitch + lane] += tile[p, lane]``."""
     for p, row in enumerate(tile):
         _cut(array, start + p * pitch, row.size)[:] += row
+
+
+def linear(matrix: tuple[tuple[Fraction, ...], ...]) -> Callable[[Any], Any]:
+    """A word of its own for a constant matrix: ``word(tile)[p] = sum(matrix[p][k] * tile[k])``."""
+    rows = len(matrix)
+
+    @_silent
+    def word(tile: Any) -> Any:
+        return np.array(matrix, tile.dtype) @ tile
+
+    @type_callable(word)
+    def typed(context: Any) -> Callable:
+        return lambda tile: Tile(tile.dtype, rows, tile.vectors) if tile.rows == len(matrix[0]) else None
+
+    @lower_builtin(word, Tile)
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        code = _Code(context, builder, sig.args[0])
+        _keep_rolled(builder)
+        columns = zip(*code.rows(args[0]), strict=True)
+        products = [_lower_linear(code, matrix, column) for column in columns]
+        return code.tile_of([row for rows in zip(*products, strict=True) for row in rows])
+
+    return word
 
 
 def copy(to: np.ndarray, i: int, i_step: int, source: np.ndarray, j: int, j_step: int, count: int) -> None:
@@ -212,6 +252,21 @@ def _type_spread(context: Any) -> Callable:
     return lambda rows, vectors, array, start: _tile_type(rows, vectors, array)
 
 
+@type_callable(lanes_of)
+def _type_lanes_of(context: Any) -> Callable:
+    return lambda array: types.intp
+
+
+@type_callable(load)
+def _type_load(context: Any) -> Callable:
+    return lambda rows, array, start, pitch: _tile_type(rows, types.literal(1), array)
+
+
+@type_callable(plus)
+def _type_plus(context: Any) -> Callable:
+    return lambda tile, other: tile if tile == other else None
+
+
 @type_callable(outer)
 @type_callable(dot)
 def _type_outer(context: Any) -> Callable:
@@ -288,6 +343,25 @@ def _lower_fill(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     one = ir.Constant(ir.IntType(64), 1)
     rows = [code.broadcast(code.pointer(pointer, p, one)) for p in range(code.tile.rows)]
     return code.tile_of([row for row in rows for _ in range(code.tile.vectors)])
+
+
+@lower_builtin(lanes_of, types.Array)
+def _lower_lanes_of(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return context.get_constant(types.intp, VECTOR_BYTES * 8 // sig.args[0].dtype.bitwidth)
+
+
+@lower_builtin(load, types.Integer, types.Array, types.Integer, types.Integer)
+def _lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = _Code(context, builder, sig.return_type)
+    pointer = _pointer(context, builder, sig.args[1], args[1], args[2])
+    return code.tile_of([code.load(code.pointer(pointer, p, args[3])) for p in range(code.tile.rows)])
+
+
+@lower_builtin(plus, Tile, Tile)
+def _lower_plus(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = _Code(context, builder, sig.return_type)
+    pairs = ((builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(args[0].type.count))
+    return code.tile_of([builder.fadd(a, b) for a, b in pairs])
 
 
 @lower_builtin(outer, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer)
@@ -379,6 +453,28 @@ def _lower_add(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             here = code.pointer(code.pointer(first, p, pitch), v, apart)
             code.store(builder.fadd(code.load(here), vector), here)
     return context.get_dummy_value()
+
+
+def _lower_linear(code: _Code, matrix: tuple[tuple[Fraction, ...], ...], column: tuple[Any, ...]) -> list[Any]:
+    """A constant matrix times a column of vectors.
+
+    Two rows that differ only in the signs of some elements share their work: the sum over the elements that agree, and
+    that over the others, which the one row adds and the other subtracts.
+    """
+    result: dict[int, Any] = {}
+    for i, row in enumerate(matrix):
+        if i in result:
+            continue
+        for j in range(i + 1, len(matrix)):
+            pairs = list(zip(row, matrix[j], strict=True))
+            same, other = [a * (a == b) for a, b in pairs], [a * (a == -b) for a, b in pairs]
+            if any(same) and any(other) and all(abs(a) == abs(b) for a, b in pairs):
+                even, odd = code.combination(same, column), code.combination(other, column)
+                result[i], result[j] = code.builder.fadd(even, odd), code.builder.fsub(even, odd)
+                break
+        else:
+            result[i] = code.combination(row, column)
+    return [result[i] for i in range(len(matrix))]
 
 
 @lower_builtin(copy, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 3)
@@ -476,30 +572,51 @@ def _widen(code: _Code, start: Any, left: Any) -> Callable[[Any, Any], None]:
 
 @lower_builtin(transpose, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)
 def _lower_transpose(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    """Load the rows, shuffle them log2(lanes) times, store the columns; what is outside of the block is masked out."""
+    """Load the rows, shuffle them log2(lanes) times, store the columns."""
     to, i, i_pitch, source, j, j_pitch, rows, columns = args
-    lanes = VECTOR_BYTES * 8 // sig.args[0].dtype.bitwidth
     code = _Code(context, builder, Tile(sig.args[0].dtype, 1, 1))
-    first = _pointer(context, builder, sig.args[3], source, j)
+    left, right = _pointer(context, builder, sig.args[0], to, i), _pointer(context, builder, sig.args[3], source, j)
+    all_ = rows.type(code.tile.lanes)
+    whole = builder.and_(builder.icmp_signed("==", rows, all_), builder.icmp_signed("==", columns, all_))
+    with builder.if_else(whole) as (full, part):
+        with full:
+            block = [code.load(code.pointer(right, r, j_pitch)) for r in range(code.tile.lanes)]
+            for c, column in enumerate(_turned(code, block)):
+                code.store(column, code.pointer(left, c, i_pitch))
+        with part:
+            _lower_part(code, left, i_pitch, right, j_pitch, rows, columns)
+    return context.get_dummy_value()
+
+
+def _lower_part(code: _Code, to: Any, to_pitch: Any, source: Any, pitch: Any, rows: Any, columns: Any) -> None:
+    """The same where some rows or columns do not exist: they are masked out."""
+    builder, lanes = code.builder, code.tile.lanes
     inside = code.mask(columns)
     block = []
     for r in range(lanes):
-        here = builder.gep(first, [builder.mul(j_pitch, j_pitch.type(r))])
         exists = builder.icmp_signed(">", rows, rows.type(r))
         mask = builder.select(exists, inside, ir.Constant(inside.type, None))
-        block.append(code.load_masked(builder.select(exists, here, first), mask))
-    # Riffle the first half of the rows with the second: after each time, one more bit of the indices has changed sides.
+        block.append(code.load_masked(builder.select(exists, code.pointer(source, r, pitch), source), mask))
+    inside = code.mask(rows)
+    for c, column in enumerate(_turned(code, block)):
+        exists = builder.icmp_signed(">", columns, columns.type(c))
+        here = builder.select(exists, code.pointer(to, c, to_pitch), to)
+        code.store_masked(column, here, builder.select(exists, inside, ir.Constant(inside.type, None)))
+
+
+def _turned(code: _Code, rows: list[Any]) -> list[Any]:
+    """The columns of a square block of vectors.
+
+    The first half of the vectors is riffled with the second, element by element: after each time, one more bit of the
+    numbers of rows and elements has changed sides. (Exchanging elements within 128 bits first, by unpacking, and then
+    such pieces, takes as many instructions and was slower.)
+    """
+    lanes, block = code.tile.lanes, rows
     low = [k // 2 + k % 2 * lanes for k in range(lanes)]
     for _ in range(lanes.bit_length() - 1):
         pairs = [(block[k], block[k + lanes // 2]) for k in range(lanes // 2)]
         block = [code.shuffle(a, b, [n + part for n in low]) for a, b in pairs for part in (0, lanes // 2)]
-    first = _pointer(context, builder, sig.args[0], to, i)
-    inside = code.mask(rows)
-    for c, column in enumerate(block):
-        exists = builder.icmp_signed(">", columns, columns.type(c))
-        here = builder.select(exists, builder.gep(first, [builder.mul(i_pitch, i_pitch.type(c))]), first)
-        code.store_masked(column, here, builder.select(exists, inside, ir.Constant(inside.type, None)))
-    return context.get_dummy_value()
+    return block
 
 
 @lower_builtin(clear, types.Array, types.Integer, types.Integer)
@@ -613,6 +730,18 @@ class _Code:
         name = f"{intrinsic}.v{self.tile.lanes}f{self.tile.dtype.bitwidth}{suffix}"
         signature = ir.FunctionType(result, [argument.type for argument in arguments])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), arguments)
+
+    def combination(self, factors: Sequence[Fraction], column: Sequence[Any]) -> Any:
+        """The sum of vectors, each times a constant."""
+        terms = sorted(((f, v) for f, v in zip(factors, column, strict=True) if f), key=lambda term: abs(term[0]) != 1)
+        total = None
+        for factor, vector in terms:
+            constant = ir.Constant(self.vector, [float(factor)] * self.tile.lanes)
+            if total is None:
+                total = vector if factor == 1 else self.builder.fmul(vector, constant)
+            else:
+                total = self.fma(vector, constant, total)
+        return total if total is not None else ir.Constant(self.vector, None)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.call(_FUSED, self.vector, [a, b, c])

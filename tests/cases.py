@@ -35,7 +35,11 @@ INTERPRETED = bool(numba.config.DISABLE_JIT)
 WIDTHS = (1, 2, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 28, 29)
 DTYPES = (np.float16, np.float32, np.float64)
 #: The forms of plan that can be forced, by what their lanes run along; and the choice between them.
-FORMS: dict[str, tuple[Any, ...]] = {"channels": (channels,), "planes": (planes,), "cheapest": planning.FORMS}
+FORMS: dict[str, planning.Forms] = {
+    "channels": (channels,),
+    "planes": (planes,),
+    "cheapest": planning.FORMS["direct"],
+}
 
 
 @dataclass(frozen=True)
@@ -320,14 +324,12 @@ def everything_in_parallel() -> Iterator[None]:
 @contextmanager
 def only(form: str) -> Iterator[None]:
     """Every pass is planned in this form, one of ``FORMS``, whatever it costs."""
-    before = planning.FORMS
-    planning.FORMS = FORMS[form]
-    forget_plans()
+    before = dict(planning.FORMS)
+    planning.FORMS.update(auto=FORMS[form], direct=FORMS[form])
     try:
         yield
     finally:
-        planning.FORMS = before
-        forget_plans()
+        planning.FORMS.update(before)
 
 
 def forget_plans() -> None:

@@ -19,6 +19,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _exact() -> Iterator[None]:
+    """Whole numbers make direct sums exact. Winograd's algorithm is tested where it is named."""
+    numbaconv.set_algorithm("direct")
+    yield
+    numbaconv.set_algorithm("auto")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _threads_as_before() -> Iterator[None]:
     before = numbaconv.get_num_threads()

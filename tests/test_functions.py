@@ -591,8 +591,3 @@ def test_reference_takes_winograd_where_it_serves() -> None:
     for padding in (0, 1, "same"):
         expected = reference.conv2d(X, X, padding=padding)
         np.testing.assert_array_equal(reference.conv2d(X, X, padding=padding, algorithm="winograd"), expected)
-
-
-def test_winograd_has_no_kernels_yet() -> None:
-    with pytest.raises(ValueError, match="no kernels in this version"):
-        numbaconv.conv2d(X, X, padding=1, algorithm="winograd")

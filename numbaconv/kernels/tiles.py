@@ -59,10 +59,16 @@ def accumulate(tile, a, a_start, a_pitch, a_step, b, b_start, b_apart, b_step, r
     ``b_step``. A step reads scalars of ``a`` that lie ``a_pitch`` apart, and vectors of ``b`` that lie ``b_apart``.
     """
     for run in range(first, last):
-        i = a_start + runs[run, 0]
-        j = b_start + runs[run, 1]
-        for _ in range(runs[run, 2]):
-            tile = outer(tile, a, i, a_pitch, b, j, b_apart)
-            i += a_step
-            j += b_step
+        i, j = a_start + runs[run, 0], b_start + runs[run, 1]
+        tile = extend(tile, a, i, a_pitch, a_step, b, j, b_apart, b_step, runs[run, 2])
+    return tile
+
+
+@device
+def extend(tile, a, i, a_pitch, a_step, b, j, b_apart, b_step, steps):
+    """Add to ``tile`` the outer products of one run of so many ``steps``, and return it."""
+    for _ in range(steps):
+        tile = outer(tile, a, i, a_pitch, b, j, b_apart)
+        i += a_step
+        j += b_step
     return tile

@@ -3,8 +3,9 @@
 The only place where heuristics live. A plan is made once for a geometry, a dtype and the memory order of the arrays,
 and kept. Nothing in it depends on the number of threads.
 
-Every pass can be planned in two forms, and the one that should cost less is taken: with lanes along channels
-(:mod:`numbaconv.plan.channels`), or along the pixels of planes (:mod:`numbaconv.plan.planes`).
+Every pass can be planned in several forms, and the one that should cost least is taken: with lanes along channels
+(:mod:`numbaconv.plan.channels`), along the pixels of planes (:mod:`numbaconv.plan.planes`), or by Winograd's algorithm
+(:mod:`numbaconv.plan.winograd`).
 """
 
 from __future__ import annotations
@@ -16,39 +17,44 @@ from typing import TypeAlias
 import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry, Layout
-from numbaconv.plan import channels, planes
+from numbaconv.plan import channels, planes, winograd
 from numbaconv.plan.axes import Correlation, Side, backward_axes, forward_axis
 from numbaconv.plan.common import Plan
 
-__all__ = ["Plan", "forward_plan", "input_gradient_plan", "weight_gradient_plan"]
+__all__ = ["FORMS", "Forms", "Plan", "forward_plan", "input_gradient_plan", "weight_gradient_plan"]
 
-#: The forms to choose from; the first of equals is taken.
-FORMS: tuple[ModuleType, ...] = (channels, planes)
-Forms: TypeAlias = tuple[ModuleType, ...] | None
+Forms: TypeAlias = tuple[ModuleType, ...]
+
+#: The forms that an algorithm may choose from; the first of equals is taken.
+FORMS: dict[str, Forms] = {
+    "auto": (channels, planes, winograd),
+    "direct": (channels, planes),
+    "winograd": (winograd,),
+}
 
 
 @lru_cache(maxsize=1024)
-def forward_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, forms: Forms = None) -> Plan:
+def forward_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, forms: Forms) -> Plan:
     """The plan of ``conv2d``, for an input and an output that lie in memory as ``x`` and ``y`` say."""
     work = _forward(g, dtype, x, y)
-    return min(forms or FORMS, key=lambda form: form.cost(work)).plan(work)
+    return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
 @lru_cache(maxsize=1024)
-def input_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, forms: Forms = None) -> Plan:
+def input_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, forms: Forms) -> Plan:
     """The plan of ``conv2d_input``, for an output gradient and an input gradient that lie as ``z`` and ``x`` say."""
     rows = tuple(backward_axes(g.IH, g.KH, g.SH, g.PT, g.DH, g.OH))
     columns = tuple(backward_axes(g.IW, g.KW, g.SW, g.PL, g.DW, g.OW))
     source, target = Side(g.OC, g.OH, g.OW, z), Side(g.IC, g.IH, g.IW, x)
     work = Correlation(g, dtype, rows, columns, (1, 1), (g.SH, g.SW), source, target, forward=False)
-    return min(forms or FORMS, key=lambda form: form.cost(work)).plan(work)
+    return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
 @lru_cache(maxsize=1024)
-def weight_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, z: Layout, forms: Forms = None) -> Plan:
+def weight_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, z: Layout, forms: Forms) -> Plan:
     """The plan of ``conv2d_weight``, for an input and an output gradient that lie in memory as ``x`` and ``z`` say."""
     work = _forward(g, dtype, x, z)
-    return min(forms or FORMS, key=lambda form: form.weight_cost(work)).weight_plan(work)
+    return min(forms, key=lambda form: form.weight_cost(work)).weight_plan(work)
 
 
 def _forward(g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout) -> Correlation:

@@ -1,0 +1,230 @@
+"""The weight gradient of 3 x 3 convolutions, by Winograd's minimal filtering.
+
+The gradient of a filter is a correlation too, of the input with the output's gradient; a tile of the gradient's 4 x 4
+pixels are its taps, and the nine weights its outputs. So ``F(3, 4)`` takes the place of ``F(4, 3)``, which reads the
+same 6 x 6 pixels of the input, and transforms them in the same way. As the transform back is linear, it is done but
+once, for the sum over all tiles::
+
+    part:   for each batch of tiles:
+                V[point][tile][input channels]  = B.T x input pixels x B           (transforms.transform_input)
+                Z[point][tile][output channels] = G x gradient's pixels x G.T      (transforms.transform_taps)
+                for each point:
+                    M[point][input channel][output channels] += V[point].T x Z[point]      (the microkernel)
+            sums = A.T x M x A                                                     (transforms.transform_output)
+
+The sum over tiles takes the place of the sum over channels: the rows of the register tile are input channels. At the
+end the parts are added up in a fixed order; how many there are does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from numbaconv.jit import Kernel, device, routine
+from numbaconv.kernels.packing import pack_slab, unpack_block
+from numbaconv.kernels.records import record
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
+from numbaconv.kernels.transforms import transform_input, transform_output, transform_taps
+from numbaconv.simd import add, clear, zeros
+
+#: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
+WEIGHT_WINOGRAD = record(
+    "G",  # groups
+    "ICG",  # input channels of a group
+    "OCG",
+    "IH",
+    "IW",
+    "OH",
+    "OW",
+    "x_n",  # strides of the input
+    "x_c",
+    "x_h",
+    "x_w",
+    "z_n",  # strides of the output's gradient
+    "z_c",
+    "z_h",
+    "z_w",
+    "w_group",  # strides of the weight's gradient
+    "w_lane",
+    "w_channel",
+    "joined",  # taps that lie next to each other in it
+    "lanes",  # lanes of one vector
+    "width",  # lanes of a block
+    "blocks",  # blocks of a group
+    "splits",  # shares of a group's blocks
+    "block_size",  # elements of a block of a partial sum
+    "parts",  # partial sums
+    "slabs",  # where the threads' own parts of the scratch memory begin
+    "own",  # elements of such a part
+    "inputs",  # where in it begin the transformed input, the transformed gradient, the sums, some vectors
+    "gradients",
+    "sums",
+    "temporary",
+    "tile",  # output pixels of a tile, along either axis
+    "points",  # input pixels that it reaches, and points, along either axis
+    "pitch",  # transformed channels of the input from a tile to the next
+    "z_pitch",  # and of the gradient
+    "input_point",  # elements from a point to the next
+    "gradient_point",
+    "sum_point",
+    "sum_block",  # elements of the sums from a block to the next
+    "tall",  # rows of tiles of an image
+    "wide",  # tiles of such a row
+    "strip",  # tiles of a row that are transformed together
+    "strips",  # of an image
+    "batch",  # so many rows of strips are transformed together
+    "top",  # input row and column that output pixel (0, 0) reaches first
+    "left",
+    "columns",  # of a slab of the input
+    "units",  # rows of strips, of all images
+    "tasks",
+)
+
+
+@Kernel
+def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, threads):
+    """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
+
+    Parameters
+    ----------
+    numbers : int array
+        A WEIGHT_WINOGRAD.
+    taps : int array (9, 2)
+        Where in a filter each tap lies, and the first of its rows in a block.
+    tiles : int array (tiles, 3)
+        First input channel, height of the register tile, rows of it that exist; the others are summed, and never read.
+    """
+    for thread in prange(threads):
+        _sum_share(x, z, scratch, numbers.view(WEIGHT_WINOGRAD)[0], tiles, thread, threads)
+    plan = numbers.view(WEIGHT_WINOGRAD)[0]
+    for block in prange(plan.G * plan.blocks):
+        _unpack_sums(w, scratch, numbers.view(WEIGHT_WINOGRAD)[0], taps, block)
+
+
+@routine
+def _unpack_sums(w, scratch, plan, taps, block):
+    """Add up the parts of one block, and put it where it belongs."""
+    channel = block % plan.blocks * plan.width
+    unpack_block(
+        scratch, block * plan.block_size, plan.G * plan.blocks * plan.block_size, plan.parts, taps, plan.joined,
+        plan.ICG, min(plan.width, plan.OCG - channel), plan.width, plan.lanes,
+        w, block // plan.blocks * plan.w_group + channel * plan.w_lane, plan.w_lane, plan.w_channel,
+    )  # fmt: skip
+
+
+@routine
+def _sum_share(x, z, scratch, plan, tiles, thread, threads):
+    """One thread's share of the tasks: one partial sum of one share of the blocks of one group each."""
+    own = plan.slabs + thread * plan.own
+    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+        part, g, split = task // (plan.G * plan.splits), task // plan.splits % plan.G, task % plan.splits
+        first, last = split * plan.blocks // plan.splits, (split + 1) * plan.blocks // plan.splits
+        clear(scratch, own + plan.sums, plan.points * plan.points * plan.sum_point)
+        unit, end = part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts
+        while unit < end:
+            batch = min(end - unit, plan.batch)
+            count = _transform_images(x, z, scratch, own, plan, g, first, last, unit, batch)
+            _multiply(scratch, own, plan, last - first, tiles, count)
+            unit += batch
+        sums = ((part * plan.G + g) * plan.blocks + first) * plan.block_size
+        _transform_sums(scratch, own, plan, last - first, sums)
+
+
+@routine
+def _transform_images(x, z, scratch, own, plan, g, first_block, last_block, unit, batch):
+    """Transform some rows of strips of the input and of the gradient, whose blocks are given; how many tiles they have.
+
+    Units count first the rows of a strip, then the strips of an image, then images.
+    """
+    tiles = 0
+    end = unit + batch
+    begin = first_block * plan.width
+    channels = min(plan.OCG, last_block * plan.width) - begin
+    while unit < end:
+        n, strip, first = unit // (plan.tall * plan.strips), unit // plan.tall % plan.strips, unit % plan.tall
+        rows = min(plan.tall - first, end - unit)
+        columns = min(plan.strip, plan.wide - strip * plan.strip)
+        left = strip * plan.strip * plan.tile
+        pack_slab(
+            x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
+            scratch, own, plan.top + first * plan.tile, (rows - 1) * plan.tile + plan.points, plan.left + left,
+            plan.columns, 1, 0, plan.ICG, plan.lanes,
+        )  # fmt: skip
+        for row in range(rows):
+            for column in range(columns):
+                pixel = own + (row * plan.columns + column) * plan.tile * plan.ICG
+                to = own + plan.inputs + (tiles + row * columns + column) * plan.pitch
+                for channel in range(0, plan.ICG, plan.lanes):
+                    transform_input(
+                        plan.points, scratch, pixel + channel, plan.columns * plan.ICG, plan.ICG,
+                        scratch, own + plan.temporary, scratch, to + channel, plan.input_point,
+                    )  # fmt: skip
+        width = columns * plan.tile
+        pack_slab(
+            z, n * plan.z_n + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH,
+            plan.OW, scratch, own, first * plan.tile, rows * plan.tile, left, width, 1, 0, channels, plan.lanes,
+        )  # fmt: skip
+        for row in range(rows):
+            for column in range(columns):
+                pixel = own + (row * width + column) * plan.tile * channels
+                to = own + plan.gradients + (tiles + row * columns + column) * plan.z_pitch
+                for channel in range(0, channels, plan.lanes):
+                    transform_taps(
+                        plan.points, plan.tile, scratch, pixel + channel, width * channels, channels,
+                        scratch, own + plan.temporary, scratch, to + channel, plan.gradient_point,
+                    )  # fmt: skip
+        tiles += rows * columns
+        unit += rows
+    return tiles
+
+
+@routine
+def _multiply(scratch, own, plan, blocks, tiles, count):
+    """Add the products of ``count`` tiles to the sums of some blocks, at every point."""
+    vectors = 1 if plan.width == plan.lanes else 2
+    for point in range(plan.points * plan.points):
+        a = own + plan.inputs + point * plan.input_point
+        b = own + plan.gradients + point * plan.gradient_point
+        to = own + plan.sums + point * plan.sum_point
+        for block in range(blocks):
+            for k in range(len(tiles)):
+                start = to + block * plan.sum_block + tiles[k, 0] * plan.width
+                _multiply_tile(
+                    scratch, a + tiles[k, 0], b + block * plan.width, start, tiles[k, 1], vectors, plan, count
+                )
+
+
+@device
+def _multiply_tile(scratch, a, b, to, height, vectors, plan, count):
+    if vectors == 2:
+        if height == TALL:
+            _sum(zeros(TALL, 2, scratch), scratch, a, b, to, plan, count)
+        elif height == MIDDLE:
+            _sum(zeros(MIDDLE, 2, scratch), scratch, a, b, to, plan, count)
+        else:
+            _sum(zeros(SHORT, 2, scratch), scratch, a, b, to, plan, count)
+    elif height == TALL:
+        _sum(zeros(TALL, 1, scratch), scratch, a, b, to, plan, count)
+    elif height == MIDDLE:
+        _sum(zeros(MIDDLE, 1, scratch), scratch, a, b, to, plan, count)
+    else:
+        _sum(zeros(SHORT, 1, scratch), scratch, a, b, to, plan, count)
+
+
+@device
+def _sum(tile, scratch, a, b, to, plan, count):
+    tile = extend(tile, scratch, a, 1, plan.pitch, scratch, b, plan.lanes, plan.z_pitch, count)
+    add(tile, scratch, to, plan.width)
+
+
+@routine
+def _transform_sums(scratch, own, plan, blocks, to):
+    """Transform the sums of some blocks back."""
+    for block in range(blocks):
+        source = own + plan.sums + block * plan.sum_block
+        for lane in range(0, plan.ICG * plan.width, plan.lanes):
+            transform_output(
+                3, plan.points, scratch, source + lane, plan.sum_point, scratch, own + plan.temporary,
+                scratch, to + lane, 3 * plan.ICG * plan.width, plan.ICG * plan.width,
+            )  # fmt: skip
+        to += plan.block_size

@@ -1,0 +1,297 @@
+"""The forward pass and the input gradient of 3 x 3 convolutions, by Winograd's minimal filtering.
+
+The output is cut into small tiles. For each tile the pixels that it reads are transformed, channel by channel; the
+transformed pixels are multiplied with the transformed weights, *point by point*, and summed over channels; and the sums
+are transformed back (:mod:`numbaconv.kernels.cook_toom` says why that is the convolution). With tiles of 4 x 4 pixels,
+36 multiplications do the work of 144.
+
+At one point, the sums over channels of many tiles are a product of matrices: the register tile once more, whose rows
+are tiles of the image, and whose lanes are output channels::
+
+    block:  for each tile of some rows of tiles, each vector of input channels:
+                V[point][tile][channels] = B.T x pixels x B         (transforms.transform_input)
+            for each block of output channels:
+                for each point:
+                    M[point][tile][channels] = V[point] x U[point]      (the microkernel)
+                for each tile:
+                    target pixels = A.T x M[...][tile] x A + bias       (transforms.transform_output)
+
+``U`` holds the transformed weights. ``V`` and ``M`` are as large as fits into the L2 cache.
+
+As in :mod:`numbaconv.kernels.correlation`, "input" and "output" are the correlation's, and the input gradient is one
+whose weights are turned by 180 degrees.
+"""
+
+from __future__ import annotations
+
+from numba import prange
+
+from numbaconv.jit import Kernel, device, routine
+from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
+from numbaconv.kernels.records import record
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
+from numbaconv.kernels.transforms import transform_input, transform_sums, transform_taps
+from numbaconv.simd import clear, move, store, zeros
+
+#: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
+WINOGRAD = record(
+    "G",  # groups
+    "ICG",  # input channels of a group
+    "OCG",
+    "IH",
+    "IW",
+    "OH",
+    "OW",
+    "x_n",  # strides of the input
+    "x_c",
+    "x_h",
+    "x_w",
+    "y_n",  # strides of the output
+    "y_c",
+    "y_h",
+    "y_w",
+    "w_group",  # strides of the weight
+    "w_lane",
+    "w_channel",
+    "w_column",  # and from a tap to the next, the rows of a filter being one run
+    "turned",  # 1: the taps are in reverse order
+    "lanes",  # lanes of one vector
+    "width",  # lanes of a block
+    "blocks",  # blocks of a group
+    "block_size",  # elements of a transformed block of weights
+    "bias",  # where in the scratch memory the packed bias begins
+    "slabs",  # where the threads' own parts begin
+    "own",  # elements of such a part
+    "inputs",  # where in it the transformed input begins, the sums, and some vectors of a transform
+    "sums",
+    "temporary",
+    "tile",  # output pixels of a tile, along either axis
+    "points",  # input pixels that it reaches, and points, along either axis
+    "pitch",  # transformed channels from a tile to the next
+    "input_point",  # elements from a point to the next, of the transformed input, weights, and the sums
+    "weight_point",
+    "sum_point",
+    "tall",  # rows of tiles of an image
+    "wide",  # tiles of such a row
+    "strip",  # tiles of a row that are transformed together
+    "strips",  # of an image
+    "batch",  # so many rows of strips are transformed together
+    "top",  # input row and column that output pixel (0, 0) reaches first
+    "left",
+    "columns",  # of a slab
+    "tasks",  # rows of strips, of all images and groups
+)
+
+
+@Kernel
+def correlate_winograd(x, w, bias, y, scratch, numbers, heights, threads):
+    """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
+
+    Parameters
+    ----------
+    numbers : int array
+        A WINOGRAD.
+    heights : int array (tiles + 1,)
+        The height of the register tile to begin with, where so many tiles of the image are left.
+    """
+    for thread in prange(threads):
+        _transform_weights(w, bias, scratch, numbers.view(WINOGRAD)[0], thread, threads)
+    for thread in prange(threads):
+        _correlate_share(x, y, scratch, numbers.view(WINOGRAD)[0], heights, thread, threads)
+
+
+@routine
+def _transform_weights(w, bias, scratch, plan, thread, threads):
+    """One thread's share of the weights: some vectors of input channels of some blocks."""
+    chunks = -(-plan.ICG // plan.lanes)
+    tasks = plan.G * plan.blocks * chunks
+    stage = plan.slabs + thread * plan.own
+    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
+        block, first = task // chunks, task % chunks * plan.lanes
+        channel = block % plan.blocks * plan.width
+        lanes = min(plan.width, plan.OCG - channel)
+        start = block // plan.blocks * plan.w_group + channel * plan.w_lane + first * plan.w_channel
+        channels = min(plan.lanes, plan.ICG - first)
+        _pack_taps(w, start, plan, channels, lanes, scratch, stage)
+        _transform_taps(scratch, stage, channels, plan, block * plan.block_size + first * plan.width)
+        if first == 0:
+            for lane in range(plan.width):
+                at = block // plan.blocks * plan.OCG + channel + lane
+                scratch[plan.bias + block * plan.width + lane] = bias[at] if lane < lanes and len(bias) > 0 else 0
+
+
+@device
+def _pack_taps(w, start, plan, channels, lanes, stage, to):
+    """Copy the taps of some channels to ``[channel][row][column][lane]``."""
+    pitch = 9 * plan.width
+    if lanes < plan.width:
+        clear(stage, to, channels * pitch)
+    if plan.w_lane != 1 and plan.w_channel == 9:
+        transpose_all(stage, to, plan.width, w, start, plan.w_lane, lanes, channels * 9, plan.lanes)
+    elif plan.w_column == 1:
+        for c in range(channels):
+            here = start + c * plan.w_channel
+            transpose_all(stage, to + c * pitch, plan.width, w, here, plan.w_lane, lanes, 9, plan.lanes)
+    else:
+        for tap in range(9):
+            here, target = start + tap * plan.w_column, to + tap * plan.width
+            if plan.w_lane == 1:
+                move(stage, target, pitch, w, here, plan.w_channel, channels, lanes)
+            else:
+                transpose_all(stage, target, pitch, w, here, plan.w_lane, lanes, channels, plan.lanes)
+
+
+@device
+def _transform_taps(scratch, stage, channels, plan, to):
+    """Transform the packed taps of some channels."""
+    temporary = stage + 9 * plan.lanes * plan.width
+    column = plan.width
+    if plan.turned:
+        stage, column = stage + 8 * column, -column
+    for channel in range(channels):
+        for lane in range(0, plan.width, plan.lanes):
+            transform_taps(
+                plan.points, 3, scratch, stage + channel * 9 * plan.width + lane, 3 * column, column,
+                scratch, temporary, scratch, to + channel * plan.width + lane, plan.weight_point,
+            )  # fmt: skip
+
+
+@routine
+def _correlate_share(x, y, scratch, plan, heights, thread, threads):
+    """One thread's share of the tasks, batch by batch."""
+    own = plan.slabs + thread * plan.own
+    group = plan.tasks // plan.G
+    task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
+    while task < end:
+        g = task // group
+        left = min(end, (g + 1) * group) - task
+        batch = min(left, plan.batch)
+        tiles = _transform_images(x, scratch, own, plan, g, task - g * group, batch)
+        for block in range(plan.blocks):
+            _multiply(scratch, own, (g * plan.blocks + block) * plan.block_size, plan, block, tiles, heights)
+            _transform_sums(y, scratch, own, plan, g, block, task - g * group, batch)
+        task += batch
+
+
+@routine
+def _transform_images(x, scratch, own, plan, g, task, batch):
+    """Transform what some rows of strips read; how many tiles they have.
+
+    Tasks count first the rows of a strip, then the strips of an image, then images. So some rows are often of one strip
+    and are packed together.
+    """
+    tiles = 0
+    end = task + batch
+    while task < end:
+        n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
+        rows = min(plan.tall - first, end - task)
+        columns = min(plan.strip, plan.wide - strip * plan.strip)
+        pack_slab(
+            x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
+            scratch, own, plan.top + first * plan.tile, (rows - 1) * plan.tile + plan.points,
+            plan.left + strip * plan.strip * plan.tile, plan.columns, 1, 0, plan.ICG, plan.lanes,
+        )  # fmt: skip
+        for row in range(rows):
+            for column in range(columns):
+                pixel = own + (row * plan.columns + column) * plan.tile * plan.ICG
+                to = own + plan.inputs + tiles * plan.pitch
+                for channel in range(0, plan.ICG, plan.lanes):
+                    transform_input(
+                        plan.points, scratch, pixel + channel, plan.columns * plan.ICG, plan.ICG,
+                        scratch, own + plan.temporary, scratch, to + channel, plan.input_point,
+                    )  # fmt: skip
+                tiles += 1
+        task += rows
+    return tiles
+
+
+@routine
+def _multiply(scratch, own, weights, plan, block, tiles, heights):
+    """Multiply the transformed input with a block of transformed weights, at every point."""
+    vectors = 2 if plan.OCG - block * plan.width > plan.lanes else 1
+    for point in range(plan.points * plan.points):
+        a = own + plan.inputs + point * plan.input_point
+        to = own + plan.sums + point * plan.sum_point
+        left = tiles
+        while left > 0:
+            height = heights[left]
+            _multiply_tile(scratch, a, weights, to, height, vectors, plan)
+            a += height * plan.pitch
+            to += height * plan.width
+            left -= height
+        weights += plan.weight_point
+
+
+@device
+def _multiply_tile(scratch, a, b, to, height, vectors, plan):
+    if vectors == 2:
+        if height == TALL:
+            _sum(zeros(TALL, 2, scratch), scratch, a, b, to, plan)
+        elif height == MIDDLE:
+            _sum(zeros(MIDDLE, 2, scratch), scratch, a, b, to, plan)
+        else:
+            _sum(zeros(SHORT, 2, scratch), scratch, a, b, to, plan)
+    elif height == TALL:
+        _sum(zeros(TALL, 1, scratch), scratch, a, b, to, plan)
+    elif height == MIDDLE:
+        _sum(zeros(MIDDLE, 1, scratch), scratch, a, b, to, plan)
+    else:
+        _sum(zeros(SHORT, 1, scratch), scratch, a, b, to, plan)
+
+
+@device
+def _sum(tile, scratch, a, b, to, plan):
+    tile = extend(tile, scratch, a, plan.pitch, 1, scratch, b, plan.lanes, plan.width, plan.ICG)
+    store(tile, scratch, to, plan.width, plan.lanes)
+
+
+@routine
+def _transform_sums(y, scratch, own, plan, g, block, task, batch):
+    """Transform the sums of one block back, and write the pixels that exist.
+
+    They go straight to the output where that has channels innermost, else to a stage, where the slab was, from which
+    they are copied.
+    """
+    channel = block * plan.width
+    count = min(plan.width, plan.OCG - channel)
+    bias = plan.bias + (g * plan.blocks + block) * plan.width
+    source = own + plan.sums
+    end = task + batch
+    while task < end:
+        n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
+        rows = min(plan.tall - first, end - task)
+        tiles = min(plan.strip, plan.wide - strip * plan.strip)
+        oh, ow = first * plan.tile, strip * plan.strip * plan.tile
+        height, width = min(rows * plan.tile, plan.OH - oh), min(tiles * plan.tile, plan.OW - ow)
+        target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
+        if plan.y_c == 1:
+            _transform_strip(y, target, plan.y_h, plan.y_w, count, scratch, own, source, bias, plan, height, width)
+        else:
+            pitch = plan.width
+            _transform_strip(scratch, own, width * pitch, pitch, pitch, scratch, own, source, bias, plan, height, width)
+            if plan.strips == 1:  # rows follow each other in the output
+                unpack_tile(
+                    scratch, own, pitch, height * width, count, y, target, plan.y_c, plan.y_w, plan.lanes
+                )  # fmt: skip
+            else:
+                for row in range(height):
+                    unpack_tile(
+                        scratch, own + row * width * pitch, pitch, width, count, y, target + row * plan.y_h, plan.y_c,
+                        plan.y_w, plan.lanes,
+                    )  # fmt: skip
+        source += rows * tiles * plan.width
+        task += rows
+
+
+@device
+def _transform_strip(to, start, row, column, channels, scratch, own, source, bias, plan, height, width):
+    """Transform some rows of tiles; ``height`` x ``width`` pixels of them exist."""
+    for oh in range(0, height, plan.tile):
+        for ow in range(0, width, plan.tile):
+            for lane in range(0, channels, plan.lanes):
+                transform_sums(
+                    plan.tile, plan.points, scratch, source + lane, plan.sum_point, scratch, own + plan.temporary,
+                    to, start + oh * row + ow * column + lane, row, column,
+                    min(plan.tile, height - oh), min(plan.tile, width - ow), channels - lane, bias + lane,
+                )  # fmt: skip
+            source += plan.width

@@ -1,0 +1,206 @@
+"""Plans of Winograd's algorithm: those of :mod:`numbaconv.kernels.winograd` and ``weight_winograd``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numbaconv import simd
+from numbaconv.kernels.tiles import HEIGHTS, TALL
+from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
+from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
+from numbaconv.plan import common
+from numbaconv.plan.axes import Correlation
+from numbaconv.plan.common import Plan, round_up
+
+#: Output pixels of a tile along either axis, and how many points it then takes.
+TILES = {2: 4, 4: 6}
+#: Bytes of a batch, transformed, and its sums: with the weights of a point, they should stay in the L2 cache.
+BATCH_BYTES = 640 * 1024
+#: Tiles of a batch: enough that weights, which it reads once, are used often.
+BATCH = 2 * TALL
+#: What the transforms of one vector of channels take for a tile of 4 x 4: those of the input, of the sums, of taps.
+INPUT_COST, SUMS_COST, TAPS_COST = 220, 200, 160
+#: Tiles that a partial sum of a weight gradient should have at least, for it is transformed back on its own.
+PART = 96
+#: Tasks that a weight gradient is cut into at least.
+LEAST = 4
+
+
+class Cut(NamedTuple):
+    """How the pixels and channels are cut."""
+
+    tile: int
+    points: int
+    tall: int
+    wide: int
+    strip: int
+    strips: int
+    lanes: int
+    width: int
+    blocks: int
+    pitch: int
+
+
+def cut(work: Correlation, tile: int) -> Cut:
+    """For tiles of ``tile`` x ``tile`` output pixels."""
+    lanes = simd.lanes(work.dtype)
+    tall, wide = -(-work.target.H // tile), -(-work.target.W // tile)
+    strips = -(-wide // (2 * BATCH))
+    width = min(2, -(-work.OCG // lanes)) * lanes
+    return Cut(
+        tile, TILES[tile], tall, wide, -(-wide // strips), strips, lanes, width, -(-work.OCG // width),
+        round_up(work.ICG, lanes),
+    )  # fmt: skip
+
+
+def serves(work: Correlation) -> bool:
+    """Whether there are kernels for it."""
+    g = work.g
+    return (g.KH, g.KW, g.SH, g.SW, g.DH, g.DW) == (3, 3, 1, 1, 1, 1)
+
+
+def cost(work: Correlation) -> float:
+    """What a correlation takes in this form."""
+    if not serves(work):
+        return float("inf")
+    return min(_cost(work, cut(work, tile)) for tile in TILES)
+
+
+def _cost(work: Correlation, c: Cut) -> float:
+    g = work.g
+    size = (c.points / 6) ** 2
+    vectors = -(-work.OCG // c.lanes)
+    tiles = g.N * c.tall * c.wide
+    products = c.points**2 * (work.ICG * vectors * (1.0 if vectors > 1 else 1.2) + 4 * vectors)
+    transforms = size * (INPUT_COST * c.pitch / c.lanes + SUMS_COST * vectors)
+    weights = size * TAPS_COST * work.ICG * vectors
+    return g.G * (tiles * (products + transforms) + weights) + g.N * _turned(work, c, 1)
+
+
+def plan(work: Correlation) -> Plan:
+    """The plan of a forward pass or an input gradient."""
+    g, source, target = work.g, work.source, work.target
+    c = min((cut(work, tile) for tile in TILES), key=lambda c: _cost(work, c))
+    rows = _batch(work, c, c.width, g.N * c.tall * c.strips)
+    tiles = rows * c.strip
+    columns = c.strip * c.tile + 2
+    slab = (min(rows, c.tall) * c.tile + 2) * columns * work.ICG + c.lanes
+    stage = min(rows, c.tall) * c.strip * c.tile**2 * c.width + c.width
+    taps = (9 * c.lanes + 3 * c.points) * c.width
+    input_point, sum_point = (tiles + TALL) * c.pitch + c.lanes, (tiles + TALL) * c.width + c.lanes
+    inputs = round_up(max(slab, stage, taps), c.lanes)
+    sums = inputs + c.points**2 * input_point
+    temporary = sums + c.points**2 * sum_point
+    weight_point = work.ICG * c.width + c.lanes
+    block_size = c.points**2 * weight_point
+    bias = g.G * c.blocks * block_size
+    one = g.ICG * 9
+    lane, channel, column = (one, 9, 1) if g.layout == "NCHW" else (one, 1, g.ICG)
+    if not work.forward:
+        lane, channel = channel, lane
+    values = dict(
+        G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W, OH=target.H, OW=target.W,
+        **source.strides("x"), **target.strides("y"),
+        w_group=g.OCG * one, w_lane=lane, w_channel=channel, w_column=column, turned=int(not work.forward),
+        lanes=c.lanes, width=c.width, blocks=c.blocks, block_size=block_size,
+        bias=bias, slabs=bias + g.G * c.blocks * c.width, own=temporary + c.points**2 * c.lanes,
+        inputs=inputs, sums=sums, temporary=temporary, tile=c.tile, points=c.points, pitch=c.pitch,
+        input_point=input_point, weight_point=weight_point, sum_point=sum_point,
+        tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
+        batch=rows, top=-g.PT if work.forward else g.PT - 2, left=-g.PL if work.forward else g.PL - 2,
+        columns=columns, tasks=g.G * g.N * c.tall * c.strips,
+    )  # fmt: skip
+    return common.plan(correlate_winograd, WINOGRAD, values, (_heights(tiles),), g, False)
+
+
+def weight_cost(work: Correlation) -> float:
+    """What a weight gradient takes in this form."""
+    if not serves(work):
+        return float("inf")
+    return min(_weight_cost(work, cut(work, tile)) for tile in TILES)
+
+
+def _weight_cost(work: Correlation, c: Cut) -> float:
+    g = work.g
+    size = (c.points / 6) ** 2
+    vectors = -(-work.OCG // c.lanes)
+    tiles = g.N * c.tall * c.wide
+    parts, splits = _parts(work, c)
+    products = c.points**2 * work.ICG * vectors * ((1.0 if vectors > 1 else 1.2) + 4 / BATCH)
+    transforms = size * (INPUT_COST * splits * c.pitch / c.lanes + INPUT_COST * vectors)
+    sums = size * parts * SUMS_COST * work.ICG * vectors
+    return g.G * (tiles * (products + transforms) + sums) + g.N * _turned(work, c, splits)
+
+
+def weight_plan(work: Correlation) -> Plan:
+    """The plan of a weight gradient."""
+    g = work.g
+    c = min((cut(work, tile) for tile in TILES), key=lambda c: _weight_cost(work, c))
+    parts, splits = _parts(work, c)
+    blocks = -(-c.blocks // splits)
+    z_pitch = blocks * c.width
+    units = g.N * c.tall * c.strips
+    rows = _batch(work, c, z_pitch, -(-units // parts))
+    columns = c.strip * c.tile + 2
+    joint = min(rows, c.tall)
+    slab = (joint * c.tile + 2) * columns * work.ICG + c.lanes
+    z_slab = joint * c.tile * c.strip * c.tile * z_pitch + c.lanes
+    registers = common.cover(work.ICG, {height: height + 2.0 for height in HEIGHTS})
+    sum_block = (registers[-1][0] + registers[-1][1]) * c.width
+    input_point = rows * c.strip * c.pitch + round_up(TALL, c.lanes) + c.lanes
+    gradient_point, sum_point = rows * c.strip * z_pitch + c.lanes, blocks * sum_block + c.lanes
+    inputs = round_up(max(slab, z_slab), c.lanes)
+    gradients = inputs + c.points**2 * input_point
+    sums = gradients + c.points**2 * gradient_point
+    temporary = sums + c.points**2 * sum_point
+    block_size = 9 * work.ICG * c.width
+    one = g.ICG * 9
+    channel, tap = (9, 1) if g.layout == "NCHW" else (1, g.ICG)
+    values = dict(
+        G=g.G, ICG=work.ICG, OCG=work.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
+        **work.source.strides("x"), **work.target.strides("z"),
+        w_group=g.OCG * one, w_lane=one, w_channel=channel, joined=9,
+        lanes=c.lanes, width=c.width, blocks=c.blocks, splits=splits, block_size=block_size, parts=parts,
+        slabs=parts * g.G * c.blocks * block_size, own=temporary + c.points**2 * c.lanes,
+        inputs=inputs, gradients=gradients, sums=sums, temporary=temporary, tile=c.tile, points=c.points,
+        pitch=c.pitch, z_pitch=z_pitch, input_point=input_point, gradient_point=gradient_point, sum_point=sum_point,
+        sum_block=sum_block, tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips, batch=rows,
+        top=-g.PT, left=-g.PL, columns=columns, units=units, tasks=parts * g.G * splits,
+    )  # fmt: skip
+    taps = [(k * tap, k * work.ICG) for k in range(9)]
+    tables = (common.table(taps, 2), common.table(registers, 3))
+    return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, g, False)
+
+
+def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
+    """How many partial sums there are, and into how many shares blocks are split."""
+    g = work.g
+    tiles = g.N * c.tall * c.wide
+    fit = common.PARTS_BYTES // (9 * g.OC * work.ICG * work.dtype.itemsize)
+    parts = max(1, min(common.TASKS, tiles // PART, g.N * c.tall * c.strips, fit))
+    block = c.points**2 * work.ICG * c.width * work.dtype.itemsize
+    most = max(1, BATCH_BYTES // block)  # blocks whose sums stay in the cache
+    return parts, min(c.blocks, max(-(-c.blocks // most), -(-LEAST // (parts * g.G))))
+
+
+def _batch(work: Correlation, c: Cut, width: int, most: int) -> int:
+    """How many rows of strips are transformed together; ``width`` other channels meet them."""
+    row_bytes = c.points**2 * c.strip * (c.pitch + width) * work.dtype.itemsize
+    return max(1, min(BATCH_BYTES // row_bytes, -(-BATCH // c.strip), most))
+
+
+def _turned(work: Correlation, c: Cut, splits: int) -> float:
+    """What reading or writing planes takes."""
+    sides = ((work.source, splits), (work.target, 1))
+    turned = sum(side.C * side.H * side.W * times for side, times in sides if side.layout == "NCHW")
+    return turned / c.lanes * common.TURN_COST
+
+
+def _heights(tiles: int) -> np.ndarray:
+    """For each number of tiles that may be left, the height of the register tile that is best taken next."""
+    best = [(0.0, 0)]
+    for left in range(1, tiles + 1):
+        best.append(min((best[max(0, left - height)][0] + height + 0.5, -height) for height in HEIGHTS))
+    return np.array([-height for _, height in best], np.int64)
