@@ -103,6 +103,20 @@ def hadamard(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int
 
 
 @_silent
+def slide(
+    tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, b_pitch: int, taps: int, rows: int, along: int
+) -> Any:
+    """Add products lane by lane, of ``taps`` vectors each, loading those that neighbouring rows share but once.
+
+    ``tile[p, lane] += a[i + (p * rows + k * along) * pitch + lane] * b[j + k * b_pitch + lane]`` for each ``k`` below
+    ``taps``. The last three arguments are compile-time constants.
+    """
+    for k in range(taps):
+        tile = hadamard(tile, a, i + k * along * pitch, rows * pitch, b, j + k * b_pitch)
+    return tile
+
+
+@_silent
 def dot(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apart: int) -> Any:
     """Add a step of the dot products of all rows and vectors.
 
@@ -278,6 +292,16 @@ def _type_hadamard(context: Any) -> Callable:
     return lambda tile, a, i, pitch, b, j: tile
 
 
+@type_callable(slide)
+def _type_slide(context: Any) -> Callable:
+    def typed(
+        tile: Any, a: Any, i: Any, pitch: Any, b: Any, j: Any, b_pitch: Any, taps: Any, rows: Any, along: Any
+    ) -> Any:
+        return tile if all(isinstance(size, types.IntegerLiteral) for size in (taps, rows, along)) else None
+
+    return typed
+
+
 @type_callable(store)
 def _type_store(context: Any) -> Callable:
     return lambda tile, array, start, pitch, apart: types.none
@@ -381,7 +405,7 @@ def _lower_rank_one(code: _Code, sig: Any, args: Any, factor_at: Callable) -> An
     right = _pointer(code.context, code.builder, sig.args[4], b, j)
     _keep_rolled(code.builder)
     vectors = [code.load(code.pointer(right, v, apart)) for v in range(code.tile.vectors)]
-    here = code.column(left, pitch)
+    here = code.column(left, pitch, code.tile.rows)
     result = []
     for p, row in enumerate(code.rows(tile)):
         factor = factor_at(code, here[p])
@@ -397,12 +421,31 @@ def _lower_hadamard(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     _keep_rolled(builder)
     apart = ir.Constant(ir.IntType(64), code.tile.lanes)
     weights = [code.load(code.pointer(right, v, apart)) for v in range(code.tile.vectors)]
-    here = code.column(left, pitch)
+    here = code.column(left, pitch, code.tile.rows)
     result = []
     for p, row in enumerate(code.rows(tile)):
         values = [code.load(code.pointer(here[p], v, apart)) for v in range(code.tile.vectors)]
         result += [code.fma(*factors) for factors in zip(values, weights, row, strict=True)]
     return code.tile_of(result)
+
+
+@lower_builtin(slide, Tile, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 5)
+def _lower_slide(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, a, i, pitch, b, j, b_pitch = args[:7]
+    taps, rows, along = (size.literal_value for size in sig.args[7:])
+    code = _Code(context, builder, sig.args[0])
+    left, right = _pointer(context, builder, sig.args[1], a, i), _pointer(context, builder, sig.args[4], b, j)
+    _keep_rolled(builder)
+    weights = [code.load(code.pointer(right, k, b_pitch)) for k in range(taps)]
+    sums = [row[0] for row in code.rows(tile)]
+    count = (len(sums) - 1) * rows + (taps - 1) * along + 1
+    for position, here in enumerate(code.column(left, pitch, count)):
+        pairs = [(p, k) for p in range(len(sums)) for k in range(taps) if p * rows + k * along == position]
+        if pairs:
+            vector = code.load(here)
+            for p, k in pairs:
+                sums[p] = code.fma(vector, weights[k], sums[p])
+    return code.tile_of(sums)
 
 
 @lower_builtin(store, Tile, types.Array, types.Integer, types.Integer, types.Integer)
@@ -669,15 +712,15 @@ class _Code:
         """The address of the element that lies ``number`` times ``apart`` elements further on."""
         return self.builder.gep(first, [self.builder.mul(apart, ir.Constant(apart.type, number))]) if number else first
 
-    def column(self, first: Any, apart: Any) -> list[Any]:
-        """The addresses of the tile's rows, as few registers can hold them.
+    def column(self, first: Any, apart: Any, rows: int) -> list[Any]:
+        """The addresses of some rows, as few registers can hold them.
 
         LLVM would count up every one of them in a register of its own. So the address of each fourth row is hidden from
         it; those between are written as that one plus a register, which instructions can add themselves.
         """
         hidden = ir.FunctionType(first.type, [first.type])
         pointers: list[Any] = []
-        for p in range(self.tile.rows):
+        for p in range(rows):
             if p % 4 == 0:
                 first = self.builder.asm(
                     hidden, "", "=r,0", [self.pointer(first, 4, apart) if p else first], side_effect=False

@@ -24,7 +24,7 @@ import numbaconv
 from numbaconv import plan as planning
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.plan import channels, common, planes
+from numbaconv.plan import channels, common, depthwise, planes
 
 T = TypeVar("T")
 #: A whole number from the first to the second, chosen by somebody.
@@ -239,7 +239,7 @@ def _channels(choose: Choose, most: int, dtype: np.dtype) -> tuple[int, int, int
     """Groups, input and output channels of each, of a product of at most ``most``: around the number of lanes."""
     lanes = simd.lanes(np.float32 if dtype == np.float16 else dtype)
     counts = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 4 * lanes)
-    lanewise = channels.LANEWISE_BLOCKS * lanes
+    lanewise = depthwise.GROUP * lanes
     kind = choose(0, 5)
     if kind == 0:  # depthwise; more channels than the kernels take at once, too
         options = [(G, 1, 1) for G in (*counts, lanewise, lanewise + 1, 2 * lanewise - lanes // 2)]

@@ -314,7 +314,6 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     taps, runs, phases, tiles = plan.tables
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
-    lane = (n.blocks - 1) * n.width if n.elementwise else 0
 
     # shared memory: packed weights, the packed bias, then the threads' parts
     assert n.G * n.blocks * n.block_size <= n.bias
@@ -334,7 +333,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
         for offset, weights, steps in mine:
             assert offset >= 0
             assert 0 <= weights <= n.block_size - (steps - 1) * n.width - n.width
-            last = offset + steps - 1 + (n.lanes - 1 if n.elementwise else 0) + lane + row
+            last = offset + steps - 1 + row
             for start, height, exist in pixels:
                 # pixels that exist are in the slab; those that do not are read, too, but only from this thread's part
                 assert last + (start + exist - 1) * n.in_w * n.ICG < slab

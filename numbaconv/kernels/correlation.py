@@ -25,13 +25,11 @@ from numbaconv.jit import Kernel, device, routine
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
-from numbaconv.simd import hadamard, spread, store
+from numbaconv.simd import spread, store
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 CORRELATION = record(
     "G",  # groups
-    "IC",  # input channels, of all groups
-    "OC",
     "ICG",  # input channels of a group: the slab's innermost extent
     "OCG",
     "IH",
@@ -47,8 +45,6 @@ CORRELATION = record(
     "w_group",  # strides of the weight
     "w_lane",
     "w_channel",
-    "elementwise",  # 1: every channel is its own group, and lanes run over groups
-    "reduced",  # input channels that are summed for an output channel
     "lanes",  # lanes of one vector
     "width",  # lanes of a block
     "blocks",  # blocks of a group
@@ -110,10 +106,10 @@ def _pack_weights(w, bias, scratch, plan, taps, block):
     """Pack one block of weights and of the bias, with zeros in the lanes that have no channel."""
     g = block // plan.blocks
     channel = block % plan.blocks * plan.width
-    lanes = max(0, min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel))
+    lanes = min(plan.width, plan.OCG - channel)
     start = g * plan.w_group + channel * plan.w_lane
     pack_block(
-        w, start, plan.w_lane, plan.w_channel, plan.reduced, taps, scratch, block * plan.block_size, lanes, plan.width
+        w, start, plan.w_lane, plan.w_channel, plan.ICG, taps, scratch, block * plan.block_size, lanes, plan.width
     )
     for lane in range(plan.width):
         known = lane < lanes and len(bias) > 0
@@ -126,24 +122,20 @@ def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
     n = task // (plan.G * plan.bands)
     g = task // plan.bands % plan.G
     first = task % plan.bands * plan.band
-    channels = min(plan.ICG, plan.IC - g * plan.ICG)
     start = n * plan.x_n + g * plan.ICG * plan.x_c
     rows = (plan.band - 1) * plan.in_h + plan.span
     pack_slab(
-        x, start, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
+        x, start, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
         scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns // plan.pieces,
         plan.pieces, plan.apart, plan.ICG, plan.lanes,
     )  # fmt: skip
     for block in range(plan.blocks):
         channel = block * plan.width
-        count = min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel)
-        if count <= 0:
-            break
-        lane = channel if plan.elementwise else 0  # where in a slab's pixel this block's channels begin
+        count = min(plan.width, plan.OCG - channel)
         to = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c
         for phase in range(len(phases)):
             for row in range(first, min(first + plan.band, phases[phase, 1])):
-                source = own + lane + (row - first) * plan.in_h * plan.columns * plan.ICG
+                source = own + (row - first) * plan.in_h * plan.columns * plan.ICG
                 oh = phases[phase, 0] + row * plan.out_h
                 target = to + oh * plan.y_h + phases[phase, 2] * plan.y_w
                 _correlate_row(
@@ -182,15 +174,7 @@ def _correlate_tile(to, at, step, scratch, source, block, vectors, height, plan,
     """Sum one tile, of one of the shapes that exist, starting from the bias, and write it."""
     bias = plan.bias + block * plan.width
     weights = block * plan.block_size
-    if plan.elementwise:
-        tile = spread(MIDDLE, 1, scratch, bias)
-        pitch = plan.in_w * plan.ICG
-        for run in range(first, last):
-            a = source + runs[run, 0]
-            b = weights + runs[run, 1]
-            tile = hadamard(tile, scratch, a, pitch, scratch, b)
-        store(tile, to, at, step, plan.lanes)
-    elif vectors == 2:
+    if vectors == 2:
         if height == TALL:
             _sum(spread(TALL, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
         elif height == MIDDLE:

@@ -33,12 +33,20 @@ def pack_slab(
         inside = 0 <= top + row < IH
         if not inside or channels < pitch:
             clear(slab, line, pieces * columns * pitch)
-        if inside:
+        if inside and sw != 1:
             for piece in range(pieces):
                 _pack_row(
                     x, start + (top + row) * sh, sc, sw, channels, IW, slab, line + piece * columns * pitch,
                     left + piece * apart, columns, pitch, lanes,
                 )  # fmt: skip
+    if sw == 1:
+        first, last = max(0, -top), min(rows, IH - top)
+        for piece in range(pieces):
+            _turn_rows(
+                x, start + (top + first) * sh, sc, sh, channels, IW, slab,
+                to + (first * pieces + piece) * columns * pitch, pieces * columns * pitch, last - first,
+                left + piece * apart, columns, pitch, lanes,
+            )  # fmt: skip
 
 
 @routine
@@ -58,11 +66,39 @@ def _pack_row(x, start, sc, sw, channels, IW, slab, to, left, columns, pitch, la
             for c in range(0, whole, lanes):
                 store(spread(1, 1, x, source + column * sw + c), slab, target + column * pitch + c, 0, 0)
             copy(slab, target + column * pitch + whole, 1, x, source + column * sw + whole, 1, channels - whole)
-    elif sw == 1:
-        transpose_all(slab, target, pitch, x, source, sc, channels, last - first, lanes)
     else:
         for c in range(channels):
             copy(slab, target + c, pitch, x, source + c * sc, sw, last - first)
+
+
+@routine
+def _turn_rows(x, start, sc, sh, channels, IW, slab, to, to_row, rows, left, columns, pitch, lanes):
+    """The same for rows whose pixels lie next to each other, channels apart.
+
+    Some channels at a time are read from the first row to the last, as memory likes it.
+    """
+    first = min(max(-left, 0), columns)
+    last = max(min(IW - left, columns), first)
+    whole = last - first == IW and sh == IW and to_row == columns * pitch and pitch % lanes == 0
+    if whole and -IW % lanes * 4 >= IW:
+        # Rows leave many lanes empty. So they are turned as one row, to the end of the slab, and then moved up.
+        flat = to + rows * (columns - IW) * pitch
+        transpose_all(slab, flat, pitch, x, start, sc, channels, rows * IW, lanes)
+        for row in range(rows):
+            for i in range(0, IW * pitch, lanes):
+                store(
+                    spread(1, 1, slab, flat + row * IW * pitch + i), slab, to + row * to_row + first * pitch + i, 0, 0
+                )
+    else:
+        for c in range(0, channels, lanes):
+            for row in range(rows):
+                transpose_all(
+                    slab, to + row * to_row + first * pitch + c, pitch, x, start + row * sh + c * sc + left + first,
+                    sc, min(lanes, channels - c), last - first, lanes,
+                )  # fmt: skip
+    for row in range(rows):
+        clear(slab, to + row * to_row, first * pitch)
+        clear(slab, to + row * to_row + last * pitch, (columns - last) * pitch)
 
 
 @routine
@@ -147,7 +183,10 @@ def unpack_tile(stage, start, width, pixels, channels, y, to, s_channel, s_pixel
         for pixel in range(pixels):
             copy(y, to + pixel * s_pixel, 1, stage, start + pixel * width, 1, channels)
     elif s_pixel == 1:
-        transpose_all(y, to, s_channel, stage, start, width, pixels, channels, lanes)
+        for c in range(0, channels, lanes):  # some channels at a time, from the first pixel to the last
+            transpose_all(
+                y, to + c * s_channel, s_channel, stage, start + c, width, pixels, min(lanes, channels - c), lanes
+            )
     else:
         for channel in range(channels):
             copy(y, to + channel * s_channel, s_pixel, stage, start + channel, width, pixels)

@@ -23,13 +23,11 @@ from numbaconv.jit import Kernel, device, routine
 from numbaconv.kernels.packing import pack_blocks, pack_slab, unpack_block
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
-from numbaconv.simd import add, clear, hadamard, zeros
+from numbaconv.simd import add, clear, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WEIGHT_GRADIENT = record(
     "G",  # groups
-    "IC",  # input channels, of all groups
-    "OC",
     "ICG",  # input channels of a group: the slab's innermost extent
     "OCG",
     "IH",
@@ -47,10 +45,7 @@ WEIGHT_GRADIENT = record(
     "w_group",  # strides of the weight's gradient
     "w_lane",
     "w_channel",
-    "elementwise",  # 1: every channel is its own group, and lanes run over groups
     "joined",  # taps of a window
-    "reduced",  # rows of a packed block for a tap
-    "row_pitch",  # elements of the slab from a row of the tile to the next
     "lanes",  # lanes of one vector
     "width",  # lanes of a block
     "blocks",  # blocks of a group
@@ -105,10 +100,10 @@ def _unpack_sums(w, scratch, plan, taps, block):
     """Add up the parts of one block, and put it where it belongs."""
     g = block // plan.blocks
     channel = block % plan.blocks * plan.width
-    lanes = max(0, min(plan.width, plan.OCG - channel, plan.OC - g * plan.OCG - channel))
+    lanes = min(plan.width, plan.OCG - channel)
     unpack_block(
         scratch, block * plan.block_size, plan.G * plan.blocks * plan.block_size, plan.parts, taps, plan.joined,
-        plan.reduced, lanes, plan.width, plan.lanes, w, g * plan.w_group + channel * plan.w_lane, plan.w_lane,
+        plan.ICG, lanes, plan.width, plan.lanes, w, g * plan.w_group + channel * plan.w_lane, plan.w_lane,
         plan.w_channel,
     )  # fmt: skip
 
@@ -138,27 +133,23 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
         rows = min(plan.band, plan.OH - first)
         pack_slab(
             x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w,
-            min(plan.ICG, plan.IC - g * plan.ICG), plan.IH, plan.IW, scratch, own,
+            plan.ICG, plan.IH, plan.IW, scratch, own,
             plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left,
             plan.columns // plan.pieces, plan.pieces, plan.apart, plan.ICG, plan.lanes,
         )  # fmt: skip
         begin = blocks.start * plan.width
-        exist = min(plan.OCG, plan.OC - g * plan.OCG)
         pack_blocks(
             z, n * plan.z_n + first * plan.z_h + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
-            min(exist, blocks.stop * plan.width) - begin, scratch, own + plan.gradient, rows, plan.OW, plan.width,
+            min(plan.OCG, blocks.stop * plan.width) - begin, scratch, own + plan.gradient, rows, plan.OW, plan.width,
             plan.z_block, plan.lanes,
         )  # fmt: skip
         for block in blocks:
             channel = block * plan.width
-            count = min(plan.width, exist - channel)
-            if count <= 0:
-                break
-            lane = channel if plan.elementwise else 0  # where in a slab's pixel this block's channels begin
+            count = min(plan.width, plan.OCG - channel)
             gradient = own + plan.gradient + (block - blocks.start) * plan.z_block
             vectors = 2 if count > plan.lanes else 1
             _sum_block(
-                scratch, own + lane, gradient, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles
+                scratch, own, gradient, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles
             )
 
 
@@ -167,14 +158,10 @@ def _sum_block(scratch, slab, gradient, start, vectors, plan, runs, rows, window
     """Add one band's share to one packed block: all windows, all tiles."""
     for window in range(len(windows)):
         for k in range(len(tiles)):
-            source = slab + windows[window, 0] + tiles[k, 0] * plan.row_pitch
+            source = slab + windows[window, 0] + tiles[k, 0]
             to = start + (windows[window, 1] + tiles[k, 0]) * plan.width
             height = tiles[k, 1]
-            if plan.elementwise and height == SHORT:
-                _sum_lanewise(zeros(SHORT, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
-            elif plan.elementwise:
-                _sum_lanewise(zeros(MIDDLE, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
-            elif vectors == 2:
+            if vectors == 2:
                 if height == TALL:
                     _sum(zeros(TALL, 2, scratch), scratch, to, source, gradient, plan, runs, rows)
                 elif height == MIDDLE:
@@ -192,20 +179,7 @@ def _sum_block(scratch, slab, gradient, start, vectors, plan, runs, rows, window
 @device
 def _sum(tile, scratch, to, source, gradient, plan, runs, rows):
     tile = accumulate(
-        tile, scratch, source, plan.row_pitch, plan.in_w * plan.ICG,
+        tile, scratch, source, 1, plan.in_w * plan.ICG,
         scratch, gradient, plan.lanes, plan.width, runs, 0, rows,
     )  # fmt: skip
-    add(tile, scratch, to, plan.width)
-
-
-@device
-def _sum_lanewise(tile, scratch, to, source, gradient, plan, runs, rows):
-    pitch, a_step, b_step = plan.row_pitch, plan.in_w * plan.ICG, plan.width
-    for row in range(rows):
-        a = source + runs[row, 0]
-        b = gradient + runs[row, 1]
-        for _ in range(runs[row, 2]):
-            tile = hadamard(tile, scratch, a, pitch, scratch, b)
-            a += a_step
-            b += b_step
     add(tile, scratch, to, plan.width)

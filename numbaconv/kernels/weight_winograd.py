@@ -24,7 +24,8 @@ from numbaconv.jit import Kernel, device, routine
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
-from numbaconv.kernels.transforms import transform_input, transform_output, transform_taps
+from numbaconv.kernels.transforms import transform_output, transform_taps
+from numbaconv.kernels.winograd import transform_images
 from numbaconv.simd import add, clear, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
@@ -53,11 +54,12 @@ WEIGHT_WINOGRAD = record(
     "blocks",  # blocks of a group
     "splits",  # shares of a group's blocks
     "block_size",  # elements of a block of a partial sum
+    "by_blocks",  # 1: the transformed input is everybody's, and made once; 0: that of a batch is made where it is used
     "parts",  # partial sums
     "slabs",  # where the threads' own parts of the scratch memory begin
     "own",  # elements of such a part
-    "inputs",  # where in it begin the transformed input, the transformed gradient, the sums, some vectors
-    "gradients",
+    "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
+    "gradients",  # and in a thread's part the transformed gradient, the sums, and some vectors of a transform
     "sums",
     "temporary",
     "tile",  # output pixels of a tile, along either axis
@@ -95,6 +97,8 @@ def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, threads):
         First input channel, height of the register tile, rows of it that exist; the others are summed, and never read.
     """
     for thread in prange(threads):
+        _prepare(x, scratch, numbers.view(WEIGHT_WINOGRAD)[0], thread, threads)
+    for thread in prange(threads):
         _sum_share(x, z, scratch, numbers.view(WEIGHT_WINOGRAD)[0], tiles, thread, threads)
     plan = numbers.view(WEIGHT_WINOGRAD)[0]
     for block in prange(plan.G * plan.blocks):
@@ -113,6 +117,20 @@ def _unpack_sums(w, scratch, plan, taps, block):
 
 
 @routine
+def _prepare(x, scratch, plan, thread, threads):
+    """One thread's share of the transformed input, where it is everybody's."""
+    own = plan.slabs + thread * plan.own
+    units = plan.G * plan.units if plan.by_blocks else 0
+    unit, end = thread * units // threads, (thread + 1) * units // threads
+    while unit < end:
+        g, first = unit // plan.units, unit % plan.units
+        batch = min(min(end, (g + 1) * plan.units) - unit, plan.batch)
+        to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.wide * plan.pitch
+        transform_images(x, scratch, own, to, plan, g, first, batch)
+        unit += batch
+
+
+@routine
 def _sum_share(x, z, scratch, plan, tiles, thread, threads):
     """One thread's share of the tasks: one partial sum of one share of the blocks of one group each."""
     own = plan.slabs + thread * plan.own
@@ -123,67 +141,56 @@ def _sum_share(x, z, scratch, plan, tiles, thread, threads):
         unit, end = part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts
         while unit < end:
             batch = min(end - unit, plan.batch)
-            count = _transform_images(x, z, scratch, own, plan, g, first, last, unit, batch)
-            _multiply(scratch, own, plan, last - first, tiles, count)
+            if plan.by_blocks:
+                inputs = plan.inputs + g * plan.points * plan.points * plan.input_point + unit * plan.wide * plan.pitch
+            else:
+                inputs = own + plan.inputs
+                transform_images(x, scratch, own, inputs, plan, g, unit, batch)
+            count = _transform_gradients(z, scratch, own, plan, g, first, last, unit, batch)
+            _multiply(scratch, own, inputs, plan, last - first, tiles, count)
             unit += batch
         sums = ((part * plan.G + g) * plan.blocks + first) * plan.block_size
         _transform_sums(scratch, own, plan, last - first, sums)
 
 
 @routine
-def _transform_images(x, z, scratch, own, plan, g, first_block, last_block, unit, batch):
-    """Transform some rows of strips of the input and of the gradient, whose blocks are given; how many tiles they have.
+def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit, batch):
+    """Transform some rows of strips of the output's gradient, of the blocks that are given; how many tiles they have.
 
-    Units count first the rows of a strip, then the strips of an image, then images.
+    They are counted as those of the input are.
     """
-    tiles = 0
-    end = unit + batch
-    begin = first_block * plan.width
+    tiles, end, begin = 0, unit + batch, first_block * plan.width
     channels = min(plan.OCG, last_block * plan.width) - begin
     while unit < end:
         n, strip, first = unit // (plan.tall * plan.strips), unit // plan.tall % plan.strips, unit % plan.tall
         rows = min(plan.tall - first, end - unit)
         columns = min(plan.strip, plan.wide - strip * plan.strip)
-        left = strip * plan.strip * plan.tile
-        pack_slab(
-            x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
-            scratch, own, plan.top + first * plan.tile, (rows - 1) * plan.tile + plan.points, plan.left + left,
-            plan.columns, 1, 0, plan.ICG, plan.lanes,
-        )  # fmt: skip
-        for row in range(rows):
-            for column in range(columns):
-                pixel = own + (row * plan.columns + column) * plan.tile * plan.ICG
-                to = own + plan.inputs + (tiles + row * columns + column) * plan.pitch
-                for channel in range(0, plan.ICG, plan.lanes):
-                    transform_input(
-                        plan.points, scratch, pixel + channel, plan.columns * plan.ICG, plan.ICG,
-                        scratch, own + plan.temporary, scratch, to + channel, plan.input_point,
-                    )  # fmt: skip
         width = columns * plan.tile
         pack_slab(
             z, n * plan.z_n + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH,
-            plan.OW, scratch, own, first * plan.tile, rows * plan.tile, left, width, 1, 0, channels, plan.lanes,
+            plan.OW, scratch, own, first * plan.tile, rows * plan.tile, strip * plan.strip * plan.tile, width, 1, 0,
+            channels, plan.lanes,
         )  # fmt: skip
         for row in range(rows):
             for column in range(columns):
                 pixel = own + (row * width + column) * plan.tile * channels
-                to = own + plan.gradients + (tiles + row * columns + column) * plan.z_pitch
+                to = own + plan.gradients + tiles * plan.z_pitch
                 for channel in range(0, channels, plan.lanes):
                     transform_taps(
                         plan.points, plan.tile, scratch, pixel + channel, width * channels, channels,
                         scratch, own + plan.temporary, scratch, to + channel, plan.gradient_point,
                     )  # fmt: skip
-        tiles += rows * columns
+                tiles += 1
         unit += rows
     return tiles
 
 
 @routine
-def _multiply(scratch, own, plan, blocks, tiles, count):
+def _multiply(scratch, own, inputs, plan, blocks, tiles, count):
     """Add the products of ``count`` tiles to the sums of some blocks, at every point."""
     vectors = 1 if plan.width == plan.lanes else 2
     for point in range(plan.points * plan.points):
-        a = own + plan.inputs + point * plan.input_point
+        a = inputs + point * plan.input_point
         b = own + plan.gradients + point * plan.gradient_point
         to = own + plan.sums + point * plan.sum_point
         for block in range(blocks):

@@ -18,6 +18,14 @@ are tiles of the image, and whose lanes are output channels::
 
 ``U`` holds the transformed weights. ``V`` and ``M`` are as large as fits into the L2 cache.
 
+Where there are fewer tiles than output channels, ``U`` is the larger operand, and would only go through memory to be
+written and to be read again. Then all threads transform the whole input first, and each transforms the weights of a
+block of output channels when it comes to it::
+
+    block of output channels:
+                U[point][channel][lanes] = G x taps x G.T                  (transforms.transform_taps)
+                for each block of tiles: M = V x U, and the target pixels from M, as above
+
 As in :mod:`numbaconv.kernels.correlation`, "input" and "output" are the correlation's, and the input gradient is one
 whose weights are turned by 180 degrees.
 """
@@ -59,11 +67,13 @@ WINOGRAD = record(
     "width",  # lanes of a block
     "blocks",  # blocks of a group
     "block_size",  # elements of a transformed block of weights
+    "by_blocks",  # 1: threads share blocks of weights, and the transformed input is everybody's; 0: the other way round
     "bias",  # where in the scratch memory the packed bias begins
     "slabs",  # where the threads' own parts begin
     "own",  # elements of such a part
-    "inputs",  # where in it the transformed input begins, the sums, and some vectors of a transform
-    "sums",
+    "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
+    "weights",  # and the transformed weights
+    "sums",  # where in a thread's part the sums begin, and some vectors of a transform
     "temporary",
     "tile",  # output pixels of a tile, along either axis
     "points",  # input pixels that it reaches, and points, along either axis
@@ -95,29 +105,52 @@ def correlate_winograd(x, w, bias, y, scratch, numbers, heights, threads):
         The height of the register tile to begin with, where so many tiles of the image are left.
     """
     for thread in prange(threads):
-        _transform_weights(w, bias, scratch, numbers.view(WINOGRAD)[0], thread, threads)
+        _prepare(x, w, bias, scratch, numbers.view(WINOGRAD)[0], thread, threads)
     for thread in prange(threads):
-        _correlate_share(x, y, scratch, numbers.view(WINOGRAD)[0], heights, thread, threads)
+        _correlate_share(x, w, y, scratch, numbers.view(WINOGRAD)[0], heights, thread, threads)
 
 
 @routine
-def _transform_weights(w, bias, scratch, plan, thread, threads):
-    """One thread's share of the weights: some vectors of input channels of some blocks."""
-    chunks = -(-plan.ICG // plan.lanes)
-    tasks = plan.G * plan.blocks * chunks
-    stage = plan.slabs + thread * plan.own
-    for task in range(thread * tasks // threads, (thread + 1) * tasks // threads):
-        block, first = task // chunks, task % chunks * plan.lanes
-        channel = block % plan.blocks * plan.width
-        lanes = min(plan.width, plan.OCG - channel)
-        start = block // plan.blocks * plan.w_group + channel * plan.w_lane + first * plan.w_channel
-        channels = min(plan.lanes, plan.ICG - first)
-        _pack_taps(w, start, plan, channels, lanes, scratch, stage)
-        _transform_taps(scratch, stage, channels, plan, block * plan.block_size + first * plan.width)
-        if first == 0:
-            for lane in range(plan.width):
-                at = block // plan.blocks * plan.OCG + channel + lane
-                scratch[plan.bias + block * plan.width + lane] = bias[at] if lane < lanes and len(bias) > 0 else 0
+def _prepare(x, w, bias, scratch, plan, thread, threads):
+    """One thread's share of what is everybody's: of the bias, and of the transformed weights or input."""
+    own = plan.slabs + thread * plan.own
+    blocks = plan.G * plan.blocks
+    for block in range(thread * blocks // threads, (thread + 1) * blocks // threads):
+        _pack_bias(bias, scratch, plan, block)
+    if plan.by_blocks:
+        task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
+        group = plan.tasks // plan.G
+        while task < end:
+            g, first = task // group, task % group
+            batch = min(min(end, (g + 1) * group) - task, plan.batch)
+            to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.wide * plan.pitch
+            transform_images(x, scratch, own, to, plan, g, first, batch)
+            task += batch
+    else:
+        chunks = -(-plan.ICG // plan.lanes)
+        for task in range(thread * blocks * chunks // threads, (thread + 1) * blocks * chunks // threads):
+            block, first = task // chunks, task % chunks * plan.lanes
+            _transform_weights(w, scratch, own, plan, block, first, plan.weights + block * plan.block_size)
+
+
+@device
+def _pack_bias(bias, scratch, plan, block):
+    first = block // plan.blocks * plan.OCG
+    channel = block % plan.blocks * plan.width
+    for lane in range(plan.width):
+        known = channel + lane < plan.OCG and len(bias) > 0
+        scratch[plan.bias + block * plan.width + lane] = bias[first + channel + lane] if known else 0
+
+
+@routine
+def _transform_weights(w, scratch, stage, plan, block, first, to):
+    """Transform the weights of some input channels, a vector of them from ``first``, of one block."""
+    channel = block % plan.blocks * plan.width
+    lanes = min(plan.width, plan.OCG - channel)
+    start = block // plan.blocks * plan.w_group + channel * plan.w_lane + first * plan.w_channel
+    channels = min(plan.lanes, plan.ICG - first)
+    _pack_taps(w, start, plan, channels, lanes, scratch, stage)
+    _transform_taps(scratch, stage, channels, plan, to + first * plan.width)
 
 
 @device
@@ -157,25 +190,40 @@ def _transform_taps(scratch, stage, channels, plan, to):
 
 
 @routine
-def _correlate_share(x, y, scratch, plan, heights, thread, threads):
-    """One thread's share of the tasks, batch by batch."""
+def _correlate_share(x, w, y, scratch, plan, heights, thread, threads):
+    """One thread's share of the work: some blocks of weights, or some of the input, batch by batch."""
     own = plan.slabs + thread * plan.own
     group = plan.tasks // plan.G
-    task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
-    while task < end:
-        g = task // group
-        left = min(end, (g + 1) * group) - task
-        batch = min(left, plan.batch)
-        tiles = _transform_images(x, scratch, own, plan, g, task - g * group, batch)
-        for block in range(plan.blocks):
-            _multiply(scratch, own, (g * plan.blocks + block) * plan.block_size, plan, block, tiles, heights)
-            _transform_sums(y, scratch, own, plan, g, block, task - g * group, batch)
-        task += batch
+    if plan.by_blocks:
+        blocks = plan.G * plan.blocks
+        for block in range(thread * blocks // threads, (thread + 1) * blocks // threads):
+            g = block // plan.blocks
+            for first in range(0, plan.ICG, plan.lanes):
+                _transform_weights(w, scratch, own, plan, block, first, own + plan.weights)
+            inputs = plan.inputs + g * plan.points * plan.points * plan.input_point
+            for task in range(0, group, plan.batch):
+                batch = min(group - task, plan.batch)
+                _multiply(
+                    scratch, inputs + task * plan.wide * plan.pitch, own + plan.weights, own + plan.sums, plan,
+                    block % plan.blocks, batch * plan.wide, heights,
+                )  # fmt: skip
+                _transform_sums(y, scratch, own, plan, g, block % plan.blocks, task, batch)
+    else:
+        task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
+        while task < end:
+            g = task // group
+            batch = min(min(end, (g + 1) * group) - task, plan.batch)
+            tiles = transform_images(x, scratch, own, own + plan.inputs, plan, g, task - g * group, batch)
+            for block in range(plan.blocks):
+                weights = plan.weights + (g * plan.blocks + block) * plan.block_size
+                _multiply(scratch, own + plan.inputs, weights, own + plan.sums, plan, block, tiles, heights)
+                _transform_sums(y, scratch, own, plan, g, block, task - g * group, batch)
+            task += batch
 
 
 @routine
-def _transform_images(x, scratch, own, plan, g, task, batch):
-    """Transform what some rows of strips read; how many tiles they have.
+def transform_images(x, scratch, own, to, plan, g, task, batch):
+    """Transform what some rows of strips read, to ``scratch[to]`` on; how many tiles they have.
 
     Tasks count first the rows of a strip, then the strips of an image, then images. So some rows are often of one strip
     and are packed together.
@@ -194,11 +242,11 @@ def _transform_images(x, scratch, own, plan, g, task, batch):
         for row in range(rows):
             for column in range(columns):
                 pixel = own + (row * plan.columns + column) * plan.tile * plan.ICG
-                to = own + plan.inputs + tiles * plan.pitch
+                here = to + tiles * plan.pitch
                 for channel in range(0, plan.ICG, plan.lanes):
                     transform_input(
                         plan.points, scratch, pixel + channel, plan.columns * plan.ICG, plan.ICG,
-                        scratch, own + plan.temporary, scratch, to + channel, plan.input_point,
+                        scratch, own + plan.temporary, scratch, here + channel, plan.input_point,
                     )  # fmt: skip
                 tiles += 1
         task += rows
@@ -206,13 +254,11 @@ def _transform_images(x, scratch, own, plan, g, task, batch):
 
 
 @routine
-def _multiply(scratch, own, weights, plan, block, tiles, heights):
+def _multiply(scratch, inputs, weights, sums, plan, block, tiles, heights):
     """Multiply the transformed input with a block of transformed weights, at every point."""
     vectors = 2 if plan.OCG - block * plan.width > plan.lanes else 1
     for point in range(plan.points * plan.points):
-        a = own + plan.inputs + point * plan.input_point
-        to = own + plan.sums + point * plan.sum_point
-        left = tiles
+        a, to, left = inputs + point * plan.input_point, sums + point * plan.sum_point, tiles
         while left > 0:
             height = heights[left]
             _multiply_tile(scratch, a, weights, to, height, vectors, plan)

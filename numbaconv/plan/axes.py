@@ -8,6 +8,9 @@ import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry, Layout
 
+#: A stride of so many times what is read at each step is not worth packing what lies between.
+FAR = 8
+
 
 class Axis(NamedTuple):
     """One axis of a correlation, for the pixels of one phase.
@@ -108,3 +111,21 @@ def reach(phases: tuple[Axis, ...]) -> tuple[int, int]:
     """The first source pixel that pixel 0 of any phase reaches, and how many there are from it to the last."""
     offsets = [offset for phase in phases for _, offset in phase.taps] or [0]
     return min(offsets), max(offsets) - min(offsets) + 1
+
+
+class Stretch(NamedTuple):
+    """The image columns that are packed into a slab's row."""
+
+    columns: int
+    pieces: int
+    apart: int
+    in_w: int  # slab columns from a pixel to the next
+
+
+def stretch(pixels: int, step: int, span: int) -> Stretch:
+    """All columns from the first to the last that is read; piece by piece where few of those between are."""
+    if pixels <= 1:
+        return Stretch(span, 1, 0, 1)
+    if step > FAR * span:
+        return Stretch(pixels * span, pixels, step, span)
+    return Stretch((pixels - 1) * step + span, 1, 0, step)

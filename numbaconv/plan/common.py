@@ -43,6 +43,19 @@ class Plan:
     fill: bool
 
 
+class Memory:
+    """Memory that is given out piece by piece, each of which begins with a whole vector."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes, self.size = lanes, 0
+
+    def add(self, elements: int) -> int:
+        """Where a piece of so many elements begins."""
+        start = self.size
+        self.size += round_up(elements, self.lanes)
+        return start
+
+
 def plan(kernel: Kernel, record: np.dtype, values: dict[str, int], tables: Any, g: Conv2dGeometry, fill: bool) -> Plan:
     """The plan of a kernel whose record has the fields ``slabs``, ``own`` and ``tasks``."""
     tasks = values["tasks"]
@@ -54,7 +67,8 @@ def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_by
     """Rows of a band: as many as fit into the cache, but few enough that there is work for many threads."""
     fit = (SLAB_BYTES // max(1, row_bytes) - span) // step + 1
     bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
-    return max(1, min(rows, fit, max(-(-rows // bands), 2)))
+    most = max(1, min(rows, fit, max(-(-rows // bands), 2)))
+    return -(-max(1, rows) // max(1, -(-rows // most)))  # as many bands, of equal height
 
 
 def cover(count: int, costs: dict[int, float]) -> list[tuple[int, int, int]]:

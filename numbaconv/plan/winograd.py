@@ -12,7 +12,7 @@ from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_w
 from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
 from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation
-from numbaconv.plan.common import Plan, round_up
+from numbaconv.plan.common import Memory, Plan, round_up
 
 #: Output pixels of a tile along either axis, and how many points it then takes.
 TILES = {2: 4, 4: 6}
@@ -83,19 +83,23 @@ def plan(work: Correlation) -> Plan:
     """The plan of a forward pass or an input gradient."""
     g, source, target = work.g, work.source, work.target
     c = min((cut(work, tile) for tile in TILES), key=lambda c: _cost(work, c))
-    rows = _batch(work, c, c.width, g.N * c.tall * c.strips)
+    by_blocks, points = _by_blocks(work, c), c.points**2
+    rows = _batch(work, c, (0 if by_blocks else c.pitch) + c.width, g.N * c.tall * c.strips)
     tiles = rows * c.strip
     columns = c.strip * c.tile + 2
     slab = (min(rows, c.tall) * c.tile + 2) * columns * work.ICG + c.lanes
     stage = min(rows, c.tall) * c.strip * c.tile**2 * c.width + c.width
     taps = (9 * c.lanes + 3 * c.points) * c.width
-    input_point, sum_point = (tiles + TALL) * c.pitch + c.lanes, (tiles + TALL) * c.width + c.lanes
-    inputs = round_up(max(slab, stage, taps), c.lanes)
-    sums = inputs + c.points**2 * input_point
-    temporary = sums + c.points**2 * sum_point
-    weight_point = work.ICG * c.width + c.lanes
-    block_size = c.points**2 * weight_point
-    bias = g.G * c.blocks * block_size
+    input_point = ((g.N * c.tall * c.wide if by_blocks else tiles) + TALL) * c.pitch + c.lanes
+    sum_point, weight_point = (tiles + TALL) * c.width + c.lanes, work.ICG * c.width + c.lanes
+    shared, own = Memory(c.lanes), Memory(c.lanes)
+    own.add(max(slab, stage, taps))
+    inputs = shared.add(g.G * points * input_point) if by_blocks else own.add(points * input_point)
+    block_size = points * weight_point
+    weights = own.add(block_size) if by_blocks else shared.add(g.G * c.blocks * block_size)
+    bias = shared.add(g.G * c.blocks * c.width)
+    sums = own.add(points * sum_point)
+    temporary = own.add(points * c.lanes)
     one = g.ICG * 9
     lane, channel, column = (one, 9, 1) if g.layout == "NCHW" else (one, 1, g.ICG)
     if not work.forward:
@@ -104,9 +108,9 @@ def plan(work: Correlation) -> Plan:
         G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W, OH=target.H, OW=target.W,
         **source.strides("x"), **target.strides("y"),
         w_group=g.OCG * one, w_lane=lane, w_channel=channel, w_column=column, turned=int(not work.forward),
-        lanes=c.lanes, width=c.width, blocks=c.blocks, block_size=block_size,
-        bias=bias, slabs=bias + g.G * c.blocks * c.width, own=temporary + c.points**2 * c.lanes,
-        inputs=inputs, sums=sums, temporary=temporary, tile=c.tile, points=c.points, pitch=c.pitch,
+        lanes=c.lanes, width=c.width, blocks=c.blocks, block_size=block_size, by_blocks=int(by_blocks),
+        bias=bias, slabs=shared.size, own=own.size, inputs=inputs, weights=weights, sums=sums,
+        temporary=temporary, tile=c.tile, points=c.points, pitch=c.pitch,
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
         tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
         batch=rows, top=-g.PT if work.forward else g.PT - 2, left=-g.PL if work.forward else g.PL - 2,
@@ -139,31 +143,35 @@ def weight_plan(work: Correlation) -> Plan:
     g = work.g
     c = min((cut(work, tile) for tile in TILES), key=lambda c: _weight_cost(work, c))
     parts, splits = _parts(work, c)
+    by_blocks, points = parts == 1 and splits > 1 and c.strips == 1, c.points**2
     blocks = -(-c.blocks // splits)
     z_pitch = blocks * c.width
     units = g.N * c.tall * c.strips
-    rows = _batch(work, c, z_pitch, -(-units // parts))
+    rows = _batch(work, c, (0 if by_blocks else c.pitch) + z_pitch, -(-units // parts))
+    tiles = rows * c.strip
     columns = c.strip * c.tile + 2
     joint = min(rows, c.tall)
     slab = (joint * c.tile + 2) * columns * work.ICG + c.lanes
     z_slab = joint * c.tile * c.strip * c.tile * z_pitch + c.lanes
     registers = common.cover(work.ICG, {height: height + 2.0 for height in HEIGHTS})
     sum_block = (registers[-1][0] + registers[-1][1]) * c.width
-    input_point = rows * c.strip * c.pitch + round_up(TALL, c.lanes) + c.lanes
-    gradient_point, sum_point = rows * c.strip * z_pitch + c.lanes, blocks * sum_block + c.lanes
-    inputs = round_up(max(slab, z_slab), c.lanes)
-    gradients = inputs + c.points**2 * input_point
-    sums = gradients + c.points**2 * gradient_point
-    temporary = sums + c.points**2 * sum_point
+    input_point = (units * c.wide if by_blocks else tiles) * c.pitch + round_up(TALL, c.lanes) + c.lanes
+    gradient_point, sum_point = tiles * z_pitch + c.lanes, blocks * sum_block + c.lanes
     block_size = 9 * work.ICG * c.width
+    shared, own = Memory(c.lanes), Memory(c.lanes)
+    shared.add(parts * g.G * c.blocks * block_size)
+    own.add(max(slab, z_slab))
+    inputs = shared.add(g.G * points * input_point) if by_blocks else own.add(points * input_point)
+    gradients, sums = own.add(points * gradient_point), own.add(points * sum_point)
+    temporary = own.add(points * c.lanes)
     one = g.ICG * 9
     channel, tap = (9, 1) if g.layout == "NCHW" else (1, g.ICG)
     values = dict(
         G=g.G, ICG=work.ICG, OCG=work.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
         **work.source.strides("x"), **work.target.strides("z"),
         w_group=g.OCG * one, w_lane=one, w_channel=channel, joined=9,
-        lanes=c.lanes, width=c.width, blocks=c.blocks, splits=splits, block_size=block_size, parts=parts,
-        slabs=parts * g.G * c.blocks * block_size, own=temporary + c.points**2 * c.lanes,
+        lanes=c.lanes, width=c.width, blocks=c.blocks, splits=splits, block_size=block_size,
+        by_blocks=int(by_blocks), parts=parts, slabs=shared.size, own=own.size,
         inputs=inputs, gradients=gradients, sums=sums, temporary=temporary, tile=c.tile, points=c.points,
         pitch=c.pitch, z_pitch=z_pitch, input_point=input_point, gradient_point=gradient_point, sum_point=sum_point,
         sum_block=sum_block, tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips, batch=rows,
@@ -185,9 +193,14 @@ def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
     return parts, min(c.blocks, max(-(-c.blocks // most), -(-LEAST // (parts * g.G))))
 
 
-def _batch(work: Correlation, c: Cut, width: int, most: int) -> int:
-    """How many rows of strips are transformed together; ``width`` other channels meet them."""
-    row_bytes = c.points**2 * c.strip * (c.pitch + width) * work.dtype.itemsize
+def _by_blocks(work: Correlation, c: Cut) -> bool:
+    """Whether the transformed input is smaller than the transformed weights."""
+    return work.g.N * c.tall * c.wide < work.OCG and c.strips == 1
+
+
+def _batch(work: Correlation, c: Cut, channels: int, most: int) -> int:
+    """How many rows of strips are transformed together, where so many transformed channels of a tile are kept."""
+    row_bytes = c.points**2 * c.strip * channels * work.dtype.itemsize
     return max(1, min(BATCH_BYTES // row_bytes, -(-BATCH // c.strip), most))
 
 

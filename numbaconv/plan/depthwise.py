@@ -1,0 +1,160 @@
+"""Plans of depthwise convolutions: those of :mod:`numbaconv.kernels.depthwise` and ``weight_depthwise``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from numbaconv import simd
+from numbaconv.kernels.depthwise import DEPTHWISE, PIXELS, SHARED, correlate_depthwise
+from numbaconv.kernels.weight_depthwise import WEIGHT_DEPTHWISE, WINDOW_SIZES, WINDOWS, weight_gradient_depthwise
+from numbaconv.plan import common
+from numbaconv.plan.axes import Axis, Correlation, reach, stretch
+from numbaconv.plan.common import Plan, band, table
+
+#: Vectors of channels that are packed together.
+GROUP = 8
+#: What writing a vector takes, turning one, of many channels, and a multiply-add with what it loads.
+WRITE_COST, TURN_COST, TAP_COST = 2, 5, 0.9
+
+
+def serves(work: Correlation) -> bool:
+    """Whether there are kernels for it: each channel has one filter of its own."""
+    return work.g.G > 1 and work.ICG == work.OCG == 1
+
+
+def cost(work: Correlation) -> float:
+    """What a correlation takes in this form."""
+    if not serves(work):
+        return float("inf")
+    taps = [sum(axis.pixels * len(axis.taps) for axis in axes) for axes in (work.rows, work.columns)]
+    pixels = taps[0] * taps[1] * TAP_COST + work.target.H * work.target.W * WRITE_COST
+    return work.g.N * _vectors(work) * (pixels + _turning(work))
+
+
+def weight_cost(work: Correlation) -> float:
+    """What a weight gradient takes in this form."""
+    if not serves(work):
+        return float("inf")
+    g = work.g
+    products = g.OH * g.OW * len(work.rows[0].taps) * len(work.columns[0].taps)
+    return g.N * _vectors(work) * (products * TAP_COST + _turning(work))
+
+
+def _vectors(work: Correlation) -> int:
+    """Of all channels of a pixel."""
+    return -(-work.source.C // simd.lanes(work.dtype))
+
+
+def _turning(work: Correlation) -> float:
+    """What bringing a vector of all pixels into the order of the kernels takes, or back."""
+    return sum(side.H * side.W * TURN_COST for side in (work.source, work.target) if side.layout == "NCHW")
+
+
+def plan(work: Correlation) -> Plan:
+    """The plan of a forward pass or an input gradient."""
+    g, source, target, step, lanes = work.g, work.source, work.target, work.step, simd.lanes(work.dtype)
+    pitch, groups = _groups(work)
+    top, span = reach(work.rows)
+    left, span_w = reach(work.columns)
+    most_rows, most_columns = work.pixels
+    line = stretch(most_columns, step[1], span_w)
+    tap, weight = _apart(work.columns)
+    shared = tap == 1 and line.in_w <= 2
+
+    runs: list[tuple[int, int]] = []
+    phases: list[tuple[int, ...]] = []
+    tiles: list[tuple[int, int]] = []
+    for rows in work.rows:
+        for columns in work.columns:
+            first_run, first_tile, taps = len(runs), len(tiles), len(columns.taps)
+            for kh, row in rows.taps if taps else ():
+                kw, column = columns.taps[0]
+                runs.append((((row - top) * line.columns + column - left) * pitch, (kh * g.KW + kw) * pitch))
+            tiles += _tiles(columns.pixels)
+            ends = first_run, len(runs), first_tile, len(tiles), taps, int(shared and taps in SHARED)
+            phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *ends))
+
+    staged = 0 if target.layout == "NHWC" else target.W * pitch * work.stride[0]  # of a row of a phase
+    height = band(g, most_rows, g.N * groups, step[0], span, (line.columns * pitch + staged) * work.dtype.itemsize)
+    bands = -(-most_rows // height)
+    stage = ((height - 1) * step[0] + span) * line.columns * pitch
+    bias = groups * g.KH * g.KW * pitch
+    values = dict(
+        C=source.C, IH=source.H, IW=source.W, OH=target.H, OW=target.W, **source.strides("x"), **target.strides("y"),
+        taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, bias=bias, slabs=bias + groups * pitch,
+        own=stage + height * staged, stage=stage, holes=int(work.fill), bands=bands, band=height, rows=most_rows,
+        top=top, left=left, span=span, **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
+        tap_pixel=tap * pitch, tap_weight=weight * pitch, tasks=g.N * groups * bands,
+    )  # fmt: skip
+    tables = (table(runs, 2), table(phases, 10), table(tiles, 2))
+    return common.plan(correlate_depthwise, DEPTHWISE, values, tables, g, work.fill)
+
+
+def weight_plan(work: Correlation) -> Plan:
+    """The plan of a weight gradient."""
+    g, lanes = work.g, simd.lanes(work.dtype)
+    pitch, groups = _groups(work)
+    top, span = reach(work.rows)
+    left, span_w = reach(work.columns)
+    line = stretch(g.OW, g.SW, span_w)
+    tap, _ = _apart(work.columns)
+    height = band(g, g.OH, g.N, g.SH, span, (line.columns + g.OW) * pitch * work.dtype.itemsize)
+    bands = -(-g.OH // height)
+    block_size = (g.KH * g.KW + max(WINDOW_SIZES)) * pitch  # the last sums are those of windows that only fill up
+    fit = common.PARTS_BYTES // (groups * block_size * work.dtype.itemsize)
+    parts = max(1, min(common.TASKS, g.N * bands, fit))
+    gradient = ((height - 1) * g.SH + span) * line.columns * pitch
+    values = dict(
+        C=g.OC, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW, **work.source.strides("x"), **work.target.strides("z"),
+        taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, block_size=block_size, parts=parts,
+        slabs=parts * groups * block_size, own=gradient + height * g.OW * pitch, gradient=gradient, units=g.N * bands,
+        bands=bands, band=height, in_h=g.SH, top=top, left=left, span=span, **line._asdict(), tap_pixel=tap * pitch,
+        shared=int(tap == 1 and line.in_w <= 2), tasks=parts * groups,
+    )  # fmt: skip
+    triples = _triples(work, (top, left), line.columns, pitch)
+    return common.plan(weight_gradient_depthwise, WEIGHT_DEPTHWISE, values, (table([(0, 0)], 2), triples), g, False)
+
+
+def _groups(work: Correlation) -> tuple[int, int]:
+    """Channels that are packed together, and how often that happens."""
+    vectors = _vectors(work)
+    groups = -(-vectors // GROUP)
+    pitch = -(-vectors // groups) * simd.lanes(work.dtype)
+    return pitch, -(-work.source.C // pitch)
+
+
+def _apart(columns: tuple[Axis, ...]) -> tuple[int, int]:
+    """From a tap to the next: source pixels, and columns of the kernel. In all phases they are the same."""
+    for axis in columns:
+        for (k, offset), (next_k, next_offset) in pairwise(axis.taps):
+            return next_offset - offset, next_k - k
+    return 1, 1
+
+
+def _triples(work: Correlation, first: tuple[int, int], slab_columns: int, pitch: int) -> np.ndarray:
+    """All windows, three by three: their taps, where they find their first pixel, and where their sums are."""
+    g = work.g
+    windows: dict[int, list[tuple[int, int]]] = {size: [] for size in WINDOW_SIZES}
+    for kh, row in work.rows[0].taps:
+        left = list(work.columns[0].taps)
+        while left:
+            size = next(size for size in WINDOW_SIZES if size <= len(left))
+            kw, column = left[0]
+            pixel = (row - first[0]) * slab_columns + column - first[1]
+            windows[size].append((pixel * pitch, (kh * g.KW + kw) * pitch))
+            left = left[size:]
+    triples = []
+    for size, alike in windows.items():
+        alike += [(alike[-1][0], g.KH * g.KW * pitch)] * (-len(alike) % WINDOWS) if alike else []
+        for k in range(0, len(alike), WINDOWS):
+            three = alike[k : k + WINDOWS]
+            triples.append((size, *(pixel for pixel, _ in three), *(to for _, to in three)))
+    return table(triples, 7)
+
+
+def _tiles(pixels: int) -> list[tuple[int, int]]:
+    """Tiles that cover a row: (first pixel, height). None leaves it, so the last may compute some pixels again."""
+    height = next(height for height in PIXELS if height <= pixels)
+    return [(min(first, pixels - height), height) for first in range(0, pixels, height)]
