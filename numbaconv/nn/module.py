@@ -103,6 +103,10 @@ class Module:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return self.forward(x)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: not what the last forward pass saved, which has the size of its batch."""
+        return vars(self) | {"_saved": None}
+
     def _recall(self) -> Any:
         """What the last forward pass saved."""
         if self._saved is None:
