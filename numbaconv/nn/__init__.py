@@ -8,6 +8,7 @@ from numbaconv.nn import models
 from numbaconv.nn.activation import Dropout, ReLU
 from numbaconv.nn.containers import Residual, Sequential
 from numbaconv.nn.convolution import Conv2d, ConvTranspose2d
+from numbaconv.nn.interop import load_safetensors, load_torch_state_dict, to_torch_state_dict
 from numbaconv.nn.linear import Flatten, Linear
 from numbaconv.nn.losses import CrossEntropyLoss, Loss, MSELoss
 from numbaconv.nn.module import Module, Parameter
@@ -45,7 +46,10 @@ __all__ = [
     "Sequential",
     "Trainer",
     "load_model",
+    "load_safetensors",
     "load_state",
+    "load_torch_state_dict",
     "models",
     "save_model",
+    "to_torch_state_dict",
 ]
