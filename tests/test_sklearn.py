@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
+import runpy
+import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -285,3 +289,15 @@ def test_bad_images(images, error, message) -> None:
 def test_bad_training_data(images, labels, message) -> None:
     with pytest.raises(ValueError, match=message), np.errstate(over="ignore"):
         quick().fit(images, labels)
+
+
+def test_example(capsys) -> None:
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "sklearn_digits.py"))
+    assert float(re.findall(r"unseen images ([\d.]+)%", capsys.readouterr().out)[0]) > 96
+
+
+def test_without_scikit_learn(monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "numbaconv.sklearn")
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match=r'pip install "numbaconv\[sklearn\]"'):
+        import numbaconv.sklearn  # noqa: F401
