@@ -14,8 +14,8 @@ from numbaconv.sklearn import CNNClassifier
 X, y = load_digits(return_X_y=True)  # 1,797 rows of 64 features: 8×8 pixels
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.25, stratify=y, random_state=0)
 
-pipeline = make_pipeline(MinMaxScaler(), CNNClassifier("digits_cnn", epochs=20, random_state=0))
-grid = {"cnnclassifier__lr": [0.001, 0.005, 0.02], "cnnclassifier__batch_size": [16, 32]}
+pipeline = make_pipeline(MinMaxScaler(), CNNClassifier("digits_cnn", epochs=15, random_state=0))
+grid = {"cnnclassifier__lr": [0.001, 0.005, 0.02]}
 search = GridSearchCV(pipeline, grid, cv=3).fit(X_train, y_train)
 
 print("best parameters:", search.best_params_)

@@ -144,6 +144,9 @@ def test_torch_files(torch, tmp_path) -> None:
         assert found[name].dtype == value.dtype
         assert torch.equal(found[name], value)
     theirs.float().load_state_dict(found)
+    safetensors.save_file({"weight": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "eight.safetensors")
+    with pytest.raises(ValueError, match="holds arrays of F8_E4M3"):
+        nn.load_safetensors(tmp_path / "eight.safetensors")
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "float8_e4m3fn"])
