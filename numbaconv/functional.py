@@ -24,9 +24,10 @@ from numbaconv.geometry import (
     check_output_mask,
     conv2d_output_size,
 )
+from numbaconv.kernels import sums
 from numbaconv.memory import flat, flat_image, is_flat, scratch
 from numbaconv.plan import FORMS, Forms, Plan, forward_plan, input_gradient_plan, weight_gradient_plan
-from numbaconv.threads import launch, threads_for
+from numbaconv.threads import launch, threads_for, workers_for
 
 __all__ = [
     "conv2d",
@@ -422,11 +423,18 @@ def _weight_gradient(
 
 
 def _bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndarray:
-    """Sum over the batch and the pixels, one axis after the other: many short sums are more exact than a long one."""
-    sums = grad_output.astype(compute_dtype(result_dtype(grad_output)), copy=False)
-    if geometry.layout == "NHWC":
-        sums = sums.transpose(0, 3, 1, 2)
-    return rounded(sums.sum(axis=3).sum(axis=2).sum(axis=0), result_dtype(grad_output))
+    """Sum over the batch and the pixels."""
+    dtype, C, pixels = compute_dtype(result_dtype(grad_output)), geometry.OC, geometry.OH * geometry.OW
+    z, layout = flat_image(grad_output, dtype, geometry.layout)
+    result = np.empty(C, dtype)
+    if layout == "NCHW":
+        workers = workers_for(C, z.size)
+        launch(sums.sum_planes, workers, z, result, geometry.N, C, pixels, workers)
+    else:
+        parts = -(-geometry.N * pixels // sums.STRETCH)
+        workers = workers_for(parts, z.size)
+        launch(sums.sum_pixels, workers, z, result, np.empty(parts * C, dtype), C, workers)
+    return rounded(result, result_dtype(grad_output))
 
 
 def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> None:

@@ -11,6 +11,9 @@ import numba
 from numbaconv.geometry import integer
 from numbaconv.jit import Kernel
 
+#: Fewer elements than this are worked through by the calling thread alone.
+ELEMENTS_WORTH_A_THREAD = 1 << 16
+
 _limit: int | None = None  # what set_num_threads was told; None: what Numba says
 _launched = False  # a parallel kernel has run in this process
 _forked = False  # this process was made by fork
@@ -69,6 +72,11 @@ def get_num_threads() -> int:
 def threads_for(tasks: int) -> int:
     """How many threads to cut ``tasks`` independent pieces of work over: 1 where threads are not to be used."""
     return 1 if tasks == 1 or _forked else min(tasks, get_num_threads())
+
+
+def workers_for(tasks: int, elements: int) -> int:
+    """The same for kernels that do little with each of so many elements: few of them are not worth a second thread."""
+    return threads_for(tasks) if elements >= ELEMENTS_WORTH_A_THREAD else 1
 
 
 def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:

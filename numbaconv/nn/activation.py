@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from numbaconv.kernels import elementwise
 from numbaconv.nn.checks import check_gradient, dense, real
 from numbaconv.nn.initialisation import Rng
 from numbaconv.nn.module import Module
+from numbaconv.threads import launch, workers_for
 
 
 class ReLU(Module):
@@ -30,14 +32,21 @@ class ReLU(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """An array of the shape of x."""
-        y = np.maximum(dense(x, "x"), 0)
+        x = dense(x, "x")
+        y = np.empty_like(x)
+        workers = workers_for(x.size, x.size)
+        launch(elementwise.relu, workers, x.reshape(-1), y.reshape(-1), workers)
         self._saved = y
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient passes where the output is positive."""
         y = self._recall()
-        return check_gradient(grad_output, y.shape, y.dtype) * (y > 0)
+        grad = check_gradient(grad_output, y.shape, y.dtype)
+        grad_input = np.empty_like(y)
+        workers = workers_for(y.size, y.size)
+        launch(elementwise.relu_backward, workers, grad.reshape(-1), y.reshape(-1), grad_input.reshape(-1), workers)
+        return grad_input
 
 
 class Dropout(Module):

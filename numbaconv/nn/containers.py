@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
 
+from numbaconv.kernels import elementwise
+from numbaconv.nn.activation import ReLU
+from numbaconv.nn.checks import FLOATS
 from numbaconv.nn.module import Module
+from numbaconv.nn.pooling import MaxPool2d
+from numbaconv.threads import launch, workers_for
 
 
 class Sequential(Module):
@@ -45,6 +51,7 @@ class Sequential(Module):
         super().__init__()
         self.layers = layers
         _check_modules(self, *layers)
+        self._order = _cheapest_order(layers)
 
     def require_input_grad(self, needed: bool = True) -> None:
         """Pass it on to the first layers, up to the first that has parameters: what is behind it gets no gradient."""
@@ -56,14 +63,14 @@ class Sequential(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output of the last layer."""
-        for layer in self.layers:
+        for layer in self._order:
             x = layer.forward(x)
         return x
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The chain rule: the gradient goes through the layers from the last to the first."""
         grad: np.ndarray | None = grad_output
-        for layer in reversed(self.layers):
+        for layer in reversed(self._order):
             if grad is None:  # the layers before have no parameters, and nothing asks for their gradient
                 break
             grad = layer.backward(grad)
@@ -133,12 +140,33 @@ class Residual(Module):
             raise ValueError(
                 f"the main path gives {main.shape} and the shortcut {shortcut.shape}: they must be alike to be added"
             )
-        return main + shortcut
+        return _sum(main, shortcut)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient of a sum goes to both paths; x went into both, so their gradients add up."""
         main = self.main.backward(grad_output)
-        return main + (grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
+        return _sum(main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
+
+
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.dtype != b.dtype or a.dtype not in FLOATS or not (a.flags.carray and b.flags.carray):
+        return a + b
+    y = np.empty_like(a)
+    workers = workers_for(y.size, y.size)
+    launch(elementwise.add, workers, a.reshape(-1), b.reshape(-1), y.reshape(-1), workers)
+    return y
+
+
+def _cheapest_order(layers: tuple[Module, ...]) -> list[Module]:
+    """The order in which layers run: max pooling before the ReLU that stands before it, for then that has less to do.
+
+    The largest of some numbers, or 0, is the same either way, and so is the pixel that gets the gradient.
+    """
+    order = list(layers)
+    for k, (first, second) in enumerate(pairwise(layers)):
+        if type(first) is ReLU and type(second) is MaxPool2d:
+            order[k : k + 2] = second, first
+    return order
 
 
 def _check_modules(container: Module, *modules: Any) -> None:

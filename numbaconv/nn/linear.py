@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.functional import conv2d, conv2d_backward
 from numbaconv.geometry import integer
 from numbaconv.nn.checks import check_gradient, dense, parameter_dtype
 from numbaconv.nn.initialisation import Rng, uniform
 from numbaconv.nn.module import Module
+
+#: Rows that are taken together, as pixels of an image.
+_WIDTHS = (14, 28, 16, 12, 24, 20, 10, 25, 8)
 
 
 class Linear(Module):
@@ -62,9 +66,8 @@ class Linear(Module):
         x = dense(x, "x", 2, "(N, in_features)")
         if x.shape[1] != self.in_features:
             raise ValueError(f"x has {x.shape[1]} features (shape {x.shape}), but {self!r} takes {self.in_features}")
-        y = x @ self.weight.data.T
-        if self.bias is not None:
-            y = y + self.bias.data
+        y = conv2d(_image(x), self._filters(), None if self.bias is None else self.bias.data, layout="NHWC")
+        y = y.reshape(-1, self.out_features)
         self._saved = x, y.shape, y.dtype
         return y
 
@@ -72,13 +75,32 @@ class Linear(Module):
         """``(N, in_features)``, or None where nobody needs it."""
         x, shape, dtype = self._recall()
         grad = check_gradient(grad_output, shape, dtype)
-        self.weight.add_grad(grad.T @ x)
-        if self.bias is not None:
-            self.bias.add_grad(grad.sum(0))
-        return grad @ self.weight.data if self.needs_input_grad else None
+        mask = self.needs_input_grad, True, self.bias is not None
+        images = _image(grad), _image(x)
+        to_x, to_weight, to_bias = conv2d_backward(*images, self._filters(), output_mask=mask, layout="NHWC")
+        assert to_weight is not None  # for it was asked for
+        self.weight.add_grad(to_weight.reshape(self.weight.data.shape))
+        if self.bias is not None and to_bias is not None:
+            self.bias.add_grad(to_bias)
+        return None if to_x is None else to_x.reshape(x.shape)
+
+    def _filters(self) -> np.ndarray:
+        """The weight as that of a 1 x 1 convolution, whose pixels are rows and whose channels are features."""
+        return self.weight.data[:, None, None]
 
     def _describe(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ", bias=False" * (self.bias is None)
+
+
+def _image(rows: np.ndarray) -> np.ndarray:
+    """Rows ``(N, features)`` as pixels of images of a single row, ``(images, 1, width, features)``.
+
+    Threads share images, and a register tile takes some pixels of one. So there are several images, but not too small
+    ones, where a size can be found that divides the rows.
+    """
+    N, features = rows.shape
+    width = next((width for width in _WIDTHS if N % width == 0), max(1, N))
+    return rows.reshape(N // width, 1, width, features)
 
 
 class Flatten(Module):

@@ -10,10 +10,7 @@ from numbaconv.geometry import integer
 from numbaconv.kernels import normalisation as kernels
 from numbaconv.nn.checks import check_gradient, images, parameter_dtype, real
 from numbaconv.nn.module import Module, Parameter
-from numbaconv.threads import launch, threads_for
-
-#: Fewer pixels than this are normalised by the calling thread alone.
-_PIXELS_WORTH_A_THREAD = 1 << 16
+from numbaconv.threads import launch, workers_for
 
 
 class BatchNorm2d(Module):
@@ -168,5 +165,5 @@ def _launch(kernel: Any, x: np.ndarray, *arrays: np.ndarray) -> None:
     """Run a kernel over the channels of x; an empty batch leaves what is to be filled as it is."""
     N, C, H, W = x.shape
     if N:
-        workers = threads_for(C) if x.size >= _PIXELS_WORTH_A_THREAD else 1
+        workers = workers_for(C, x.size)
         launch(kernel, workers, *arrays, (N, C, H * W), workers)

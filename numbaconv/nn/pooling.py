@@ -11,12 +11,7 @@ from numbaconv.kernels import pooling as kernels
 from numbaconv.kernels.pooling import PoolSizes
 from numbaconv.nn.checks import check_gradient, images
 from numbaconv.nn.module import Module
-from numbaconv.threads import launch, threads_for
-
-#: Fewer pixels than this are pooled by the calling thread alone.
-_PIXELS_WORTH_A_THREAD = 1 << 16
-#: Where a window's maximum lies in its plane is kept in 32 bits.
-_LARGEST_PLANE = 2**31 - 1
+from numbaconv.threads import launch, workers_for
 
 
 class _Pool2d(Module):
@@ -51,8 +46,6 @@ class _Pool2d(Module):
             raise ValueError(f"{self!r} is too large for an x of shape {x.shape}: the output would be {OH} x {OW}")
         if not (_taps_inside(IH, OH, KH, SH, PH, DH).all() and _taps_inside(IW, OW, KW, SW, PW, DW).all()):
             raise ValueError(f"a window of {self!r} would hold no pixel of an x of shape {x.shape}")
-        if IH * IW > _LARGEST_PLANE:
-            raise ValueError(f"an image of {IH} x {IW} is too large: at most {_LARGEST_PLANE} pixels are taken")
         return PoolSizes(N * C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW)
 
     def _describe(self) -> str:
@@ -118,7 +111,7 @@ class MaxPool2d(_Pool2d):
         x = images(x)
         sizes = self._sizes(x)
         y = np.empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype)
-        winner = np.empty(y.shape, np.int32)
+        winner = np.empty(y.shape, np.uint8 if sizes.KH * sizes.KW <= 256 else np.int64)
         workers = _workers(sizes)
         launch(kernels.max_pool, workers, x.reshape(-1), y.reshape(-1), winner.reshape(-1), sizes, workers)
         self._saved = x.shape, y.shape, x.dtype, winner, sizes
@@ -129,7 +122,7 @@ class MaxPool2d(_Pool2d):
         shape, output_shape, dtype, winner, sizes = self._recall()
         grad = check_gradient(grad_output, output_shape, dtype)
         grad_input = np.empty(shape, dtype)
-        arrays = (grad.reshape(-1), winner.reshape(-1), grad_input.reshape(-1))
+        arrays = (grad.reshape(-1), winner.reshape(-1), grad_input.reshape(-1), _offsets(sizes))
         workers = _workers(sizes)
         launch(kernels.max_pool_backward, workers, *arrays, sizes, workers)
         return grad_input
@@ -263,7 +256,11 @@ def _taps_inside_padded(size: int, outputs: int, taps: int, stride: int, padding
     return _taps_inside(size + 2 * padding, outputs, taps, stride, 0)
 
 
+def _offsets(sizes: PoolSizes) -> np.ndarray:
+    """``(KH * KW,)``: where in a window each tap lies, from its first pixel."""
+    return np.add.outer(np.arange(sizes.KH) * sizes.DH * sizes.IW, np.arange(sizes.KW) * sizes.DW).ravel()
+
+
 def _workers(sizes: PoolSizes) -> int:
     """How many threads share the planes."""
-    pixels = sizes.planes * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW)
-    return threads_for(sizes.planes) if pixels >= _PIXELS_WORTH_A_THREAD else 1
+    return workers_for(sizes.planes, sizes.planes * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW))

@@ -1,0 +1,45 @@
+"""What is done to every element by itself: the workers share the elements."""
+
+from __future__ import annotations
+
+import numba
+
+from numbaconv.jit import Kernel, device
+
+
+@device
+def _share(array, worker, workers):
+    """One worker's share of a flat array. Loops over it start at 0, which spares the question of negative indices."""
+    return array[worker * len(array) // workers : (worker + 1) * len(array) // workers]
+
+
+@Kernel
+def relu(x, y, workers):
+    """``y = max(x, 0)``; NaN stays NaN."""
+    for worker in numba.prange(workers):
+        source, to = _share(x, worker, workers), _share(y, worker, workers)
+        for i in range(len(source)):
+            value = source[i]
+            to[i] = value if (value > 0) | (value != value) else 0
+
+
+@Kernel
+def relu_backward(grad_y, y, grad_x, workers):
+    """The gradient where ``y`` is above 0, else 0."""
+    for worker in numba.prange(workers):
+        source, output, to = (
+            _share(grad_y, worker, workers),
+            _share(y, worker, workers),
+            _share(grad_x, worker, workers),
+        )
+        for i in range(len(source)):
+            to[i] = source[i] if output[i] > 0 else 0
+
+
+@Kernel
+def add(a, b, y, workers):
+    """``y = a + b``."""
+    for worker in numba.prange(workers):
+        left, right, to = _share(a, worker, workers), _share(b, worker, workers), _share(y, worker, workers)
+        for i in range(len(to)):
+            to[i] = left[i] + right[i]
