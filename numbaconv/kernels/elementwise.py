@@ -8,7 +8,7 @@ from numbaconv.jit import Kernel, device
 
 
 @device
-def _share(array, worker, workers):
+def share(array, worker, workers):
     """One worker's share of a flat array. Loops over it start at 0, which spares the question of negative indices."""
     return array[worker * len(array) // workers : (worker + 1) * len(array) // workers]
 
@@ -17,7 +17,7 @@ def _share(array, worker, workers):
 def relu(x, y, workers):
     """``y = max(x, 0)``; NaN stays NaN."""
     for worker in numba.prange(workers):
-        source, to = _share(x, worker, workers), _share(y, worker, workers)
+        source, to = share(x, worker, workers), share(y, worker, workers)
         for i in range(len(source)):
             value = source[i]
             to[i] = value if (value > 0) | (value != value) else 0
@@ -28,9 +28,9 @@ def relu_backward(grad_y, y, grad_x, workers):
     """The gradient where ``y`` is above 0, else 0."""
     for worker in numba.prange(workers):
         source, output, to = (
-            _share(grad_y, worker, workers),
-            _share(y, worker, workers),
-            _share(grad_x, worker, workers),
+            share(grad_y, worker, workers),
+            share(y, worker, workers),
+            share(grad_x, worker, workers),
         )
         for i in range(len(source)):
             to[i] = source[i] if output[i] > 0 else 0
@@ -40,6 +40,6 @@ def relu_backward(grad_y, y, grad_x, workers):
 def add(a, b, y, workers):
     """``y = a + b``."""
     for worker in numba.prange(workers):
-        left, right, to = _share(a, worker, workers), _share(b, worker, workers), _share(y, worker, workers)
+        left, right, to = share(a, worker, workers), share(b, worker, workers), share(y, worker, workers)
         for i in range(len(to)):
             to[i] = left[i] + right[i]

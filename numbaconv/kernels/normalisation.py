@@ -1,8 +1,9 @@
 """Batch normalisation: sums over a channel, and what is then done to every one of its pixels.
 
 Images are flat ``(N, C, S)``, S the pixels of a plane. A channel belongs to one worker, so that its sums have a
-fixed order. They are taken in float64, pixel by pixel over the batch first: neighbouring pixels add up side by side,
-where a single running sum would make each addition wait for the last.
+fixed order. They are taken pixel by pixel over the batch first, in the dtype of the images: neighbouring pixels add up
+side by side, where a single running sum would make each addition wait for the last. Only then are the sums of a plane's
+pixels added up, in float64.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ def moments(x, mean, variance, sizes, workers):
     """The mean of every channel and its (biased) variance, in two passes: exact however large the mean is."""
     N, C, S = sizes
     for worker in numba.prange(workers):
-        sums = np.empty(S)
+        sums, rounded = np.empty(S, x.dtype), np.empty(1, x.dtype)
         for c in range(worker * C // workers, (worker + 1) * C // workers):
             _clear(sums)
             for n in range(N):
                 x_plane = _plane(x, n * C + c, S)
                 for s in range(S):
                     sums[s] += x_plane[s]
-            center = _total(sums) / (N * S)
+            rounded[0] = _total(sums) / (N * S)
+            center = rounded[0]  # of the images' dtype
             _clear(sums)
             for n in range(N):
                 x_plane = _plane(x, n * C + c, S)
@@ -60,9 +62,10 @@ def gradient_moments(grad_y, x, mean, grad_mean, covariance, sizes, workers):
     """Of every channel: the mean of grad_y, and the mean of its product with ``x - mean``."""
     N, C, S = sizes
     for worker in numba.prange(workers):
-        sums, products = np.empty(S), np.empty(S)
+        sums, products, rounded = np.empty(S, x.dtype), np.empty(S, x.dtype), np.empty(1, x.dtype)
         for c in range(worker * C // workers, (worker + 1) * C // workers):
-            center = mean[c]
+            rounded[0] = mean[c]
+            center = rounded[0]
             _clear(sums)
             _clear(products)
             for n in range(N):

@@ -7,8 +7,11 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from numbaconv.jit import Kernel
+from numbaconv.kernels import optimizers as kernels
 from numbaconv.nn.checks import real
 from numbaconv.nn.module import Parameter
+from numbaconv.threads import launch, workers_for
 
 #: What an optimizer remembers of one parameter.
 Memory: TypeAlias = dict[str, np.ndarray]
@@ -176,17 +179,13 @@ class SGD(Optimizer):
             )
 
     def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
-        if self.weight_decay:
-            grad = grad + self.weight_decay * data
-        if self.momentum:
-            velocity = memory.get("momentum_buffer")
-            if velocity is None:
-                velocity = memory["momentum_buffer"] = grad.copy()
-            else:
-                velocity *= self.momentum
-                velocity += (1 - self.dampening) * grad
-            grad = grad + self.momentum * velocity if self.nesterov else velocity
-        data -= self.lr * grad
+        if not self.momentum:
+            return _sweep(kernels.sgd, data, (grad,), self.lr, self.weight_decay)
+        first = "momentum_buffer" not in memory
+        velocity = memory.setdefault("momentum_buffer", np.zeros_like(data)) if first else memory["momentum_buffer"]
+        fresh = 1.0 if first else 1 - self.dampening
+        rates = (self.lr, self.weight_decay, self.momentum, fresh, float(self.nesterov))
+        _sweep(kernels.sgd_momentum, data, (grad, velocity), *rates)
 
 
 class Adam(Optimizer):
@@ -243,24 +242,17 @@ class Adam(Optimizer):
         self.eps = real(eps, "eps", 0)
 
     def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
-        if self.weight_decay:
-            grad = grad + self.weight_decay * data
-        self._adapt(data, grad, memory)
+        self._adapt(data, grad, memory, self.weight_decay, 1.0)
 
-    def _adapt(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
+    def _adapt(self, data: np.ndarray, grad: np.ndarray, memory: Memory, weight_decay: float, kept: float) -> None:
         """Move ``data`` by the running means of the gradient and of its square, freed of their start at 0."""
         if not memory:
             memory.update(step=np.zeros((), np.int64), exp_avg=np.zeros_like(data), exp_avg_sq=np.zeros_like(data))
-        (beta1, beta2), mean, square = self.betas, memory["exp_avg"], memory["exp_avg_sq"]
         memory["step"] += 1
-        step = int(memory["step"])
-        mean += (1 - beta1) * (grad - mean)
-        square *= beta2
-        square += (1 - beta2) * grad * grad
-        spread = np.sqrt(square)
-        spread /= (1 - beta2**step) ** 0.5
-        spread += self.eps
-        data -= self.lr / (1 - beta1**step) * mean / spread
+        (beta1, beta2), step = self.betas, int(memory["step"])
+        lr, correction = self.lr / (1 - beta1**step), (1 - beta2**step) ** 0.5
+        rates = (lr, weight_decay, kept, 1 - beta1, beta2, 1 - beta2, correction, self.eps)
+        _sweep(kernels.adam, data, (grad, memory["exp_avg"], memory["exp_avg_sq"]), *rates)
 
 
 class AdamW(Adam):
@@ -299,5 +291,13 @@ class AdamW(Adam):
         super().__init__(lr, betas, eps, weight_decay)
 
     def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
-        data *= 1 - self.lr * self.weight_decay
-        self._adapt(data, grad, memory)
+        self._adapt(data, grad, memory, 0.0, 1 - self.lr * self.weight_decay)
+
+
+def _sweep(kernel: Kernel, data: np.ndarray, others: tuple[np.ndarray, ...], *rates: float) -> None:
+    """Run an update rule; ``data`` and ``others``, but for the gradient, are changed."""
+    arrays = [np.require(array, data.dtype, ["C", "A", "W"]) for array in (data, *others)]
+    workers = workers_for(data.size, data.size)
+    launch(kernel, workers, *(array.reshape(-1) for array in arrays), *map(data.dtype.type, rates), workers)
+    if arrays[0] is not data:  # a copy, for kernels know contiguous memory only
+        data[...] = arrays[0]
