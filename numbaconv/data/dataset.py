@@ -27,18 +27,20 @@ class Dataset:
     train_labels, test_labels : ndarray of int64, shape (N,)
         From 0 to ``classes - 1``.
     classes : int
-        The largest label plus 1.
+        How many there are: the largest label plus 1, or as many as have a name.
     scale : float
         What integer pixels were, or would have been, divided by. 1 where they are taken as they are.
     mean, std : tuple of float
         The normalisation, one number a channel: ``(pixel / scale - mean) / std``.
+    class_names : tuple of str, optional
+        A name for every label, where they are known.
 
     Examples
     --------
     >>> from numbaconv.data import load_digits
     >>> digits = load_digits()
     >>> digits
-    Dataset(name='digits', classes=10, scale=16.0, mean=(0.30...,), std=(0.37...,))
+    Dataset(name='digits', classes=10, scale=16.0, mean=(0.30...,), std=(0.37...,), class_names=None)
     >>> digits.train_images.shape, digits.test_images.shape
     ((1438, 1, 8, 8), (359, 1, 8, 8))
     """
@@ -52,6 +54,7 @@ class Dataset:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,16 +102,18 @@ class Dataset:
         train_labels, test_labels = train.known_labels(), test.known_labels()
         scale = source.scale if source.scale is not None else _scale(train.images)
         mean, std = _moments(train.images, _divisor(train.images, scale))
+        names = source.class_names
         return cls(
             name=source.name,
             train_images=prepare(train.images, scale, mean, std, where=train.where),
             train_labels=train_labels,
             test_images=prepare(test.images, scale, mean, std, where=test.where),
             test_labels=test_labels,
-            classes=int(max(train_labels.max(), test_labels.max())) + 1,
+            classes=len(names) if names else int(max(train_labels.max(), test_labels.max())) + 1,
             scale=scale,
             mean=mean,
             std=std,
+            class_names=names,
         )
 
 

@@ -66,6 +66,11 @@ def read_idx_folder(path: Path) -> Source:
     return Source(path.resolve().name or str(path), train, test)
 
 
+def holds_idx(folder: Path) -> bool:
+    """Whether a folder has idx files."""
+    return any(_NAME.fullmatch(file.name) and file.is_file() for file in folder.iterdir())
+
+
 def read_idx_images(path: Path) -> Source:
     """The images in one idx file, with the labels from the file of the fitting name beside it, if it is there."""
     labels = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
