@@ -162,7 +162,6 @@ def test_inputs_are_left_alone():
     images = (IMAGES / 255).astype(np.float32)
     before = images.copy()
     data.Dataset.from_arrays(images, LABELS)
-    data.shifted(images[:, None], 1, np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
 
 
@@ -182,31 +181,6 @@ def test_split_leaves_something_to_train_on():
     train, test = data.stratified_split(np.array([0, 1, 1, 2, 2, 2]))
     assert train.tolist()[0] == 0  # the only one of its class
     assert len(test) == 2
-
-
-# --- augmentation ----------------------------------------------------------------------------------------------------
-
-
-class Fixed:
-    """A generator that shifts every image by the same amounts."""
-
-    def __init__(self, down, right):
-        self.amounts = down, right
-
-    def uniform(self, low, high, shape):
-        return np.broadcast_to(np.array(self.amounts)[:, None], shape)
-
-
-def test_shifts_by_whole_pixels_and_halves():
-    images = np.arange(24.0).reshape(1, 2, 3, 4).repeat(2, 0)
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(1, 0))[:, :, :2], images[:, :, 1:])
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(1, 0))[:, :, 2], images[:, :, 2])  # the edge, again
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(0, -1))[..., 1:], images[..., :-1])
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(0, 0.5))[..., :3], images[..., :3] + 0.5)
-    np.testing.assert_array_equal(
-        data.shifted(images, 9, Fixed(9, 9)), images[:, :, -1:, -1:].repeat(3, 2).repeat(4, 3)
-    )
-    np.testing.assert_array_equal(data.shifted(images[:, :, :1, :1], 1, Fixed(-1, 1)), images[:, :, :1, :1])
 
 
 # --- npz -------------------------------------------------------------------------------------------------------------
