@@ -1,11 +1,11 @@
 """The data sets: what is shipped, what is read, and what every kind of bad file is told."""
 
 import gzip
-import struct
 import zipfile
 
 import numpy as np
 import pytest
+from data_files import idx_bytes
 
 from numbaconv import data
 from numbaconv.data.idx import read_idx
@@ -13,12 +13,6 @@ from numbaconv.data.idx import read_idx
 IMAGES = np.random.RandomState(0).randint(0, 256, (20, 6, 5)).astype(np.uint8)
 LABELS = np.arange(20) % 4
 FIRST_DIGITS_OF_THE_TEST_PART = [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
-
-
-def idx_bytes(array, code=0x08, shape=None):
-    """``array`` in idx format; ``shape`` makes the header lie."""
-    shape = array.shape if shape is None else shape
-    return bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
 
 
 def write_idx_folder(folder, pattern="{}-{}-idx{}-ubyte", test="t10k", pack=bytes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ FORMATS = ("PNG", "JPEG", "MPO")  # MPO is what some cameras make of a JPEG: wit
 TEST_NAMES = ("test", "val", "valid", "validation")
 #: The largest image that is read, and the largest one that is read however small its file is.
 MOST_PIXELS, FREE_PIXELS = 1 << 26, 1 << 20
+MOST_BYTES = 1 << 29
 _GREY_MODES = ("1", "L", "LA", "La")
 Size = tuple[int, int]
 
@@ -160,15 +162,16 @@ class _Reader:
         """The pixels of one file, ``(H, W, 1)`` or ``(H, W, 3)`` of uint8."""
         from PIL import Image, UnidentifiedImageError
 
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{path}: is larger than any image that is read")
+        content = path.read_bytes()  # from memory, Pillow can't ask for more bytes than there are
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what matters in them is an error here
-                with Image.open(path, formats=FORMATS) as image:
-                    _check_size(image, path)
+                with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                    _check_size(image, len(content))
                     pixels = np.asarray(self.prepared(image))
         except Exception as error:  # damaged files make Pillow raise almost anything
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # the system's own: no permission, say
             reason = "" if isinstance(error, UnidentifiedImageError) else f": {one_line(error)}"
             raise ValueError(f"{path}: is not a PNG or JPEG image, or a damaged one{reason}") from None
         return pixels.reshape(*pixels.shape[:2], -1)
@@ -190,9 +193,9 @@ class _Reader:
         return image
 
 
-def _check_size(image: Image.Image, path: Path) -> None:
-    """Before anything is decoded: that a few bytes do not unpack to gigabytes."""
-    pixels, size = image.width * image.height, path.stat().st_size
+def _check_size(image: Image.Image, size: int) -> None:
+    """Before anything is decoded: that a file of a few bytes does not unpack to gigabytes."""
+    pixels = image.width * image.height
     if pixels > MOST_PIXELS or pixels > max(FREE_PIXELS, size * DEFLATE_LIMIT):
         raise ValueError(f"{image.width}x{image.height} pixels in {size:,} bytes are too many")
 
