@@ -1,6 +1,9 @@
 """The data sets: what is shipped, what is read, and what every kind of bad file is told."""
 
 import gzip
+import io
+import math
+import struct
 import zipfile
 
 import numpy as np
@@ -232,6 +235,30 @@ def test_npz_is_never_larger_than_it_says(tmp_path):
     for name in ("a.npz", "a.npy"):
         with pytest.raises(ValueError, match=r"header says \(99999, 99999, 999\) .* but 100 bytes follow"):
             data.open_source(tmp_path / name)
+
+
+def test_an_npz_bomb_is_not_unpacked(tmp_path):
+    """Both headers agree on a size that cannot be in so small a file; or another method than NumPy's packs it."""
+    path = tmp_path / "a.npz"
+    header, shape = io.BytesIO(), (1 << 20, 64, 63)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", header.getvalue())
+    size = len(header.getvalue())
+    claimed = struct.pack("<I", size + math.prod(shape))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), claimed))
+    with pytest.raises(
+        ValueError, match="images: cannot be read: it is compressed more than numpy.savez_compressed can"
+    ):
+        data.load(path)
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((1 << 15, 32, 32), np.uint8))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("images.npy", stream.getvalue())
+    with pytest.raises(
+        ValueError, match="images: cannot be read: it is compressed more than numpy.savez_compressed can"
+    ):
+        data.load(path)
 
 
 def test_damaged_npz(tmp_path):

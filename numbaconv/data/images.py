@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from numbaconv.data.dataset import Dataset
-from numbaconv.data.idx import DEFLATE_LIMIT
-from numbaconv.data.source import Samples, Source, listed, one_line, regular_file
+from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, one_line, regular_file
 from numbaconv.geometry import integer, pair
 
 if TYPE_CHECKING:

@@ -12,6 +12,8 @@ import numpy as np
 CHANNELS = (1, 3, 4)
 #: More classes than this are taken for a mistake: labels that are row numbers, say.
 MOST_CLASSES = 10_000
+#: Deflate cannot compress any better than this, so a file cannot hold more than its size times this.
+DEFLATE_LIMIT = 1032
 
 
 @dataclass(frozen=True, slots=True, eq=False)
