@@ -247,17 +247,13 @@ def test_an_npz_bomb_is_not_unpacked(tmp_path):
     size = len(header.getvalue())
     claimed = struct.pack("<I", size + math.prod(shape))
     path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), claimed))
-    with pytest.raises(
-        ValueError, match="images: cannot be read: it is compressed more than numpy.savez_compressed can"
-    ):
+    with pytest.raises(ValueError, match="images: cannot be read: it is compressed more than"):
         data.load(path)
     stream = io.BytesIO()
     np.save(stream, np.zeros((1 << 15, 32, 32), np.uint8))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("images.npy", stream.getvalue())
-    with pytest.raises(
-        ValueError, match="images: cannot be read: it is compressed more than numpy.savez_compressed can"
-    ):
+    with pytest.raises(ValueError, match="images: cannot be read: it is compressed more than"):
         data.load(path)
 
 
