@@ -155,6 +155,18 @@ def test_prepare_refuses_what_training_did_not_see():
     assert data.prepare(IMAGES[:, None].astype(float), 1, (0.5,), (0.2,)).dtype == np.float32
 
 
+def test_prepare_knows_that_other_images_have_another_scale():
+    """An image file of a digit, for a model that has seen ink counted from 0 to 16."""
+    ink = np.arange(17, dtype=np.uint8).reshape(1, 1, 1, 17)
+    normalisation = 16, (0.3,), (0.4,)
+    as_file = np.round(ink * (255 / 16)).astype(np.uint8)
+    prepared = data.prepare(as_file, *normalisation, own_scale=255)
+    np.testing.assert_allclose(prepared, data.prepare(ink, *normalisation), atol=0.006)
+    np.testing.assert_array_equal(
+        data.prepare(ink / 16, *normalisation, own_scale=255), data.prepare(ink / 16, *normalisation)
+    )
+
+
 def test_inputs_are_left_alone():
     images = (IMAGES / 255).astype(np.float32)
     before = images.copy()

@@ -59,7 +59,7 @@ class Predictor:
             raise UsageError(f"{path}: is damaged: scale {scale}, mean {mean} and std {std} are no normalisation")
         return cls(path, model, (C, H, W), float(scale), mean.tolist(), std.tolist(), class_names)
 
-    def probabilities(self, console: Console, samples: Samples, batch_size: int) -> np.ndarray:
+    def probabilities(self, console: Console, samples: Samples, own_scale: float | None, batch_size: int) -> np.ndarray:
         """The probability of every class for every image, ``(N, classes)``."""
         if samples.images.shape[1:] != self.image_shape:
             raise UsageError(
@@ -67,7 +67,7 @@ class Predictor:
                 f"but the model {self.name} takes {described(self.image_shape)}"
             )
         with user_errors():
-            images = prepare(samples.images, self.scale, self.mean, self.std, where=samples.where)
+            images = prepare(samples.images, self.scale, self.mean, self.std, own_scale=own_scale, where=samples.where)
         outputs = []
         with progress_bar(console, math.ceil(len(images) / batch_size)) as advance:
             for start in range(0, len(images), batch_size):
@@ -88,7 +88,7 @@ def run(options: Namespace) -> int:
     with user_errors(ImportError):
         source = open_source(options.data, size=(H, W), channels=C).with_classes(predictor.class_names)
     samples = source.all_or_test()
-    probabilities = predictor.probabilities(console, samples, options.batch_size)
+    probabilities = predictor.probabilities(console, samples, source.scale, options.batch_size)
     predictions = probabilities.argmax(1)
     columns = described_images(samples, predictions, predictor.class_names)
     show(console, columns, probabilities.max(1), options.rows)
@@ -135,7 +135,7 @@ def show(console: Console, columns: dict[str, list[str]], best: np.ndarray, rows
 def summary(name: str, labels: np.ndarray | None, predictions: np.ndarray) -> str:
     """The last line: the accuracy, where there are labels."""
     if labels is None:
-        return f"{name}: {len(predictions):,} images, no labels to compare with"
+        return f"{name}: {len(predictions):,} image{'s' * (len(predictions) > 1)}, no labels to compare with"
     right = int((labels == predictions).sum())
     return f"{name}: accuracy {right / len(labels):.2%} ({right:,} of {len(labels):,} images)"
 

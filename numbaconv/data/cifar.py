@@ -84,6 +84,7 @@ def read_cifar_folder(folder: Path) -> Source:
         folder.resolve().name or str(folder),
         Samples(np.concatenate(images), np.concatenate(labels), str(folder)),
         Samples(*_batch(folder / form.test, form), str(folder / form.test)),
+        scale=255.0,
         class_names=names,
     )
 

@@ -118,7 +118,13 @@ class Dataset:
 
 
 def prepare(
-    images: np.ndarray, scale: float, mean: Sequence[float], std: Sequence[float], *, where: str = "images"
+    images: np.ndarray,
+    scale: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    own_scale: float | None = None,
+    where: str = "images",
 ) -> np.ndarray:
     """Do to other images what was done to those of a data set.
 
@@ -128,6 +134,8 @@ def prepare(
         Integers are divided by ``scale``; floats are taken to be scaled already.
     scale, mean, std
         As in :class:`Dataset`.
+    own_scale : float, optional
+        What integers are divided by in these images, where that is known to be another number than ``scale``.
     where : str
         What the images are called in an error message.
 
@@ -143,6 +151,8 @@ def prepare(
     """
     if images.shape[1] != len(mean):
         raise ValueError(f"{where}: images have {images.shape[1]} channels, the normalisation is for {len(mean)}")
+    if own_scale not in (None, scale) and images.dtype.kind in "iu":
+        images = images / np.float32(own_scale)
     integers = images.dtype.kind in "iu"
     if scale != 1 and images.size:
         limit, slack = (scale, 0.0) if integers else (1.0, 1e-3)

@@ -71,18 +71,19 @@ def read_image_folder(path: Path, *, size: Size | int | None = None, channels: i
     if folders and files:
         raise ValueError(f"{path}: holds images ({files[0].name}, ...) beside folders: give each class a folder")
     if not folders:
-        return Source(name, reader.samples(path, [(file, None) for file in files]))
+        return Source(name, reader.samples(path, [(file, None) for file in files]), scale=255.0)
     parts = {folder.name.lower(): folder for folder in folders}
     train, test = parts.get("train", path), next((parts[part] for part in TEST_NAMES if part in parts), None)
     within, _ = reader.listing(train)
     if train == path or not within:  # a folder "train" that holds images is a class: of vehicles, say
         classes = _in_order(folder.name for folder in folders)
-        return Source(name, reader.labelled(path, classes), class_names=classes)
+        return Source(name, reader.labelled(path, classes), scale=255.0, class_names=classes)
     classes = _in_order(folder.name for folder in within)
     return Source(
         name,
         reader.labelled(train, classes),
         None if test is None else reader.labelled(test, classes),
+        scale=255.0,
         class_names=classes,
     )
 
@@ -90,7 +91,7 @@ def read_image_folder(path: Path, *, size: Size | int | None = None, channels: i
 def read_image(path: Path, *, size: Size | int | None = None, channels: int | None = None) -> Source:
     """One image, without a label."""
     reader = _Reader(path.parent, size, channels)
-    return Source(path.name, reader.samples(path, [(regular_file(path), None)]))
+    return Source(path.name, reader.samples(path, [(regular_file(path), None)]), scale=255.0)
 
 
 def holds_images(folder: Path) -> bool:

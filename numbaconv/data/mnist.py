@@ -52,10 +52,10 @@ def read_mnist(path: Path) -> Source:
     except DAMAGED as error:
         raise ValueError(f"{path}: does not hold MNIST as it was published: {one_line(error)}") from None
     train, test = (
-        Samples(arrays[f"{part}_images"][:, None], arrays[f"{part}_labels"].astype(np.int64), str(path))
+        Samples(arrays[f"{part}_images"][:, None], arrays[f"{part}_labels"].astype(np.int64), "mnist")
         for part in ("train", "test")
     )
-    return Source("mnist", train, test)
+    return Source("mnist", train, test, scale=255.0)
 
 
 def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], md5: str) -> np.ndarray:
