@@ -237,6 +237,16 @@ def test_bad_npz(tmp_path, arrays, message):
     assert "bad.npz" in str(caught.value)
 
 
+def test_an_archive_with_strange_names(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for n in range(20):
+            archive.writestr(f"{n:02}\n" + "x" * 30_000, b"")
+    with pytest.raises(ValueError, match="the archive holds 00 xxx") as caught:
+        data.load(tmp_path / "a.npz")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
 def test_npz_is_never_larger_than_it_says(tmp_path):
     """Headers that promise more than follows are refused before memory is taken for them."""
     header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999, 99999, 999), }"

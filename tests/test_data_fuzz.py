@@ -126,8 +126,7 @@ def damaged(draw, content):
 
 def check(path):
     """What is at ``path`` is read whole, or is an error that a user can be shown."""
-    tracemalloc.reset_peak()
-    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.start()
     try:
         source = data.open_source(path)
         for part in (source.train, source.test):
@@ -139,8 +138,10 @@ def check(path):
         assert len(message.splitlines()) == 1, message
         assert str(path) in message or path.name in message, message
         assert len(message) < 600, message
-    _, peak = tracemalloc.get_traced_memory()
-    assert peak - before < MOST_MEMORY
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < MOST_MEMORY
 
 
 @pytest.mark.parametrize("format", [*FORMATS, *IMAGE_FORMATS])
@@ -161,13 +162,9 @@ def test_damaged_files(tmp_path, format):
         check(path)
 
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tracemalloc.start()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a warning would be a line more
-            run()
-    finally:
-        tracemalloc.stop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would be a line more
+        run()
     assert (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 200_000
     )  # of memory that Python does not count

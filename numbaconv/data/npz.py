@@ -11,7 +11,7 @@ import numpy as np
 
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.npy import DAMAGED, read_npy, read_npy_file
-from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, one_line, regular_file
+from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, one_line, regular_file
 
 #: For every part, the names that its images and its labels are looked for under, the first that is there.
 TRAIN_NAMES = (("x_train", "train_images", "images", "x"), ("y_train", "train_labels", "labels", "y"))
@@ -59,7 +59,7 @@ def read_npz(path: Path) -> Source:
     if train is None and test is None:
         raise ValueError(
             f"{path}: images are looked for under the names {', '.join(TRAIN_NAMES[0] + TEST_NAMES[0])}; "
-            f"the archive holds {', '.join(sorted(held)[:10]) or 'no arrays'}"
+            f"the archive holds {one_line(listed(sorted(held), 10)) if held else 'no arrays'}"
         )
     return Source(path.name, train, test)
 
