@@ -3,8 +3,10 @@
 import gzip
 import io
 import math
+import re
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -421,3 +423,11 @@ def test_what_is_no_data_set(tmp_path):
         data.load_npz(tmp_path)
     with pytest.raises(ValueError, match="is not a folder"):
         data.load_idx_folder(tmp_path / "notes.txt")
+
+
+def test_the_examples_of_the_documentation():
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})
