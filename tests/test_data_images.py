@@ -124,7 +124,7 @@ def test_channels_and_size_that_a_model_takes(tmp_path):
     wide = np.zeros((8, 20), np.uint8)
     wide[:, 4:16] = 200
     np.testing.assert_array_equal(opened(tmp_path, picture(wide), size=4), np.full((1, 4, 4), 200))  # around its centre
-    for wrong, error in ((0, ValueError), (2.5, TypeError), ((1, 2, 3), (TypeError, ValueError))):
+    for wrong, error in ((0, ValueError), (2.5, TypeError), ((1, 2, 3), (TypeError, ValueError)), (10**5, ValueError)):
         with pytest.raises(error, match="size"):
             data.open_source(tmp_path / "a.png", size=wrong)
     with pytest.raises(TypeError, match="channels must be an integer"):

