@@ -179,7 +179,7 @@ class Remembered:
         Call(eval, "open('executed', 'w')"),
         Call(exec, "open('executed', 'w')"),
         Call(builtins.open, "executed", "w"),
-        Call(getattr, os, "system"),
+        Call(getattr, "executed", "upper"),
         Call(np.load, "executed", None, True),
         Call(np.fromfile, "executed"),
         Call(np.dtype, "u1", False, True, {}, 1),
@@ -191,16 +191,12 @@ class Remembered:
         3.5,
         {1, 2},
     ],
-    ids=repr,
+    ids=range(15),
 )
 def test_nothing_that_a_pickle_asks_for_is_done(tmp_path, monkeypatch, malicious, protocol):
     monkeypatch.chdir(tmp_path)
     folder = write_cifar10(tmp_path)
-    try:
-        content = pickle.dumps({"data": malicious, "labels": [1]}, protocol)
-    except (TypeError, pickle.PicklingError):
-        pytest.skip("has no pickle in this protocol")
-    (folder / "data_batch_1").write_bytes(content)
+    (folder / "data_batch_1").write_bytes(pickle.dumps({"data": malicious, "labels": [1]}, protocol))
     with pytest.raises(ValueError, match="data_batch_1: ") as caught:
         data.load(folder)
     assert "\n" not in str(caught.value)
