@@ -48,7 +48,7 @@ class Predictor:
             H, W = map(int, metadata["arguments"]["image_size"])
             scale, mean, std = (np.array(metadata[name], np.float64) for name in ("scale", "mean", "std"))
             class_names = tuple(map(str, metadata.get("class_names") or ()))
-            if len(class_names) not in (0, int(metadata["arguments"]["num_classes"])):
+            if class_names and len(class_names) != metadata["arguments"]["num_classes"]:
                 raise ValueError("there must be a name for every class")
         except (KeyError, TypeError, ValueError):
             raise UsageError(
