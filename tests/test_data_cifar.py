@@ -206,6 +206,7 @@ def test_nothing_that_a_pickle_asks_for_is_done(tmp_path, monkeypatch, malicious
 OPCODES = {opcode.name: opcode.code.encode("latin-1") for opcode in pickletools.opcodes}
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "program",
     [
@@ -237,6 +238,7 @@ OPCODES = {opcode.name: opcode.code.encode("latin-1") for opcode in pickletools.
         b"\x80\x04\x93.",
         b"\x80\x02N",  # no end
         b"\x80\x09N.",
+        b"c\\u\nx\n.",  # a strange escape
         b"\xff\xff",
     ],
 )
@@ -261,9 +263,10 @@ def test_bad_programs(tmp_path, monkeypatch, program):
         b"\x80\x02]" + b"q\x01h\x01a" * 50_000 + b".",  # a list that holds itself
         b"\x80\x02}(" + b"(" * 50_000 + b"t" * 50_000 + b"N" + b"u.",
         b"\x80\x02" + array2(IMAGE).replace(b"M\x00\x0c", b"M\xff\xff") + b".",
+        b"\x80\x02" + array2(IMAGE).replace(b"M\x00\x0c", b"\x8a\xff" + b"\x7f" * 255) + b".",
         b"\x80\x02" + array2(IMAGE).replace(b"M\x00\x0c\x86", b"M\x00\x0c(" + b"K\x01" * 100_000 + b"t") + b".",
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_is_small_takes_little_memory(program):
     message = ""
@@ -276,7 +279,7 @@ def test_what_is_small_takes_little_memory(program):
     tracemalloc.stop()
     assert peak < 30 << 20
     assert "\n" not in message
-    assert len(message) < 200
+    assert len(message) < 300
 
 
 def test_every_other_instruction_is_refused():

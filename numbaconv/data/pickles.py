@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import pickletools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -92,7 +93,9 @@ def read_pickle(content: bytes, where: str) -> Any:
     ValueError: an example: is not read, for it is a pickle that asks for '__builtin__ print'
     """
     try:
-        return _follow(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strange escapes in names, which are refused anyway
+            return _follow(content)
     except _Refused as error:
         raise ValueError(f"{where}: is not read, for it is a pickle that {error}") from None
     except (ValueError, IndexError, KeyError) as error:
@@ -206,5 +209,5 @@ def _built(target: Any, state: Any) -> Any:
     if not all(type(length) is int and length >= 0 for length in _expect(shape, tuple)[:_MOST_DIMENSIONS]):
         raise ValueError("the shape of an array is none")
     if len(shape) > _MOST_DIMENSIONS or math.prod(shape) != len(_expect(values, bytes)):
-        raise ValueError(f"an array of shape {shape[:_MOST_DIMENSIONS]} has {len(values):,} bytes")
+        raise ValueError(f"an array has {len(values):,} bytes, of shape {shape[:_MOST_DIMENSIONS]}")
     return np.frombuffer(values, np.uint8).reshape(shape, order="F" if fortran is True else "C")
