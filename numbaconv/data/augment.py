@@ -20,6 +20,9 @@ from numbaconv.geometry import LARGEST_PARAMETER, integer
 
 #: A random change: a batch and where randomness comes from, to a batch.
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+#: Pixels that are worked on at a time where there are arrays in between. Those of a large batch would be new pages from
+#: the system each time, which cost more than the arithmetic.
+_BLOCK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +93,16 @@ class RandomShift:
         shifts = rng.uniform(-self.pixels, self.pixels, (2, len(images)))
         whole = np.floor(shifts)
         down, right = (shifts - whole).astype(images.dtype)[:, :, None, None, None]
-        H, W = images.shape[2:]
-        windows = _windows(images, whole.astype(np.int64), (H + 1, W + 1), "edge")
-        rows = _between(windows[:, :, :-1], windows[:, :, 1:], down)
-        return _between(rows[..., :-1], rows[..., 1:], right)
+        corners = whole.astype(np.int64)
+        N, C, H, W = images.shape
+        result = np.empty(images.shape, images.dtype)
+        at_a_time = max(1, _BLOCK // (C * H * W))
+        for n in range(0, N, at_a_time):
+            some = slice(n, n + at_a_time)
+            windows = _windows(images[some], corners[:, some], (H + 1, W + 1), "edge")
+            rows = _between(windows[:, :, :-1], windows[:, :, 1:], down[some])
+            result[some] = _between(rows[..., :-1], rows[..., 1:], right[some])
+        return result
 
 
 @dataclass(frozen=True, slots=True)
