@@ -1,11 +1,16 @@
 """The data sets: what is shipped, what is read, and what every kind of bad file is told."""
 
 import gzip
+import io
+import math
+import re
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from data_files import idx_bytes
 
 from numbaconv import data
 from numbaconv.data.idx import read_idx
@@ -13,12 +18,6 @@ from numbaconv.data.idx import read_idx
 IMAGES = np.random.RandomState(0).randint(0, 256, (20, 6, 5)).astype(np.uint8)
 LABELS = np.arange(20) % 4
 FIRST_DIGITS_OF_THE_TEST_PART = [3, 7, 3, 9, 0, 8, 7, 0, 8, 0, 3, 3]
-
-
-def idx_bytes(array, code=0x08, shape=None):
-    """``array`` in idx format; ``shape`` makes the header lie."""
-    shape = array.shape if shape is None else shape
-    return bytes([0, 0, code, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + array.tobytes()
 
 
 def write_idx_folder(folder, pattern="{}-{}-idx{}-ubyte", test="t10k", pack=bytes):
@@ -158,11 +157,22 @@ def test_prepare_refuses_what_training_did_not_see():
     assert data.prepare(IMAGES[:, None].astype(float), 1, (0.5,), (0.2,)).dtype == np.float32
 
 
+def test_prepare_knows_that_other_images_have_another_scale():
+    """An image file of a digit, for a model that has seen ink counted from 0 to 16."""
+    ink = np.arange(17, dtype=np.uint8).reshape(1, 1, 1, 17)
+    normalisation = 16, (0.3,), (0.4,)
+    as_file = np.round(ink * (255 / 16)).astype(np.uint8)
+    prepared = data.prepare(as_file, *normalisation, own_scale=255)
+    np.testing.assert_allclose(prepared, data.prepare(ink, *normalisation), atol=0.006)
+    np.testing.assert_array_equal(
+        data.prepare(ink / 16, *normalisation, own_scale=255), data.prepare(ink / 16, *normalisation)
+    )
+
+
 def test_inputs_are_left_alone():
     images = (IMAGES / 255).astype(np.float32)
     before = images.copy()
     data.Dataset.from_arrays(images, LABELS)
-    data.shifted(images[:, None], 1, np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
 
 
@@ -182,31 +192,6 @@ def test_split_leaves_something_to_train_on():
     train, test = data.stratified_split(np.array([0, 1, 1, 2, 2, 2]))
     assert train.tolist()[0] == 0  # the only one of its class
     assert len(test) == 2
-
-
-# --- augmentation ----------------------------------------------------------------------------------------------------
-
-
-class Fixed:
-    """A generator that shifts every image by the same amounts."""
-
-    def __init__(self, down, right):
-        self.amounts = down, right
-
-    def uniform(self, low, high, shape):
-        return np.broadcast_to(np.array(self.amounts)[:, None], shape)
-
-
-def test_shifts_by_whole_pixels_and_halves():
-    images = np.arange(24.0).reshape(1, 2, 3, 4).repeat(2, 0)
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(1, 0))[:, :, :2], images[:, :, 1:])
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(1, 0))[:, :, 2], images[:, :, 2])  # the edge, again
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(0, -1))[..., 1:], images[..., :-1])
-    np.testing.assert_array_equal(data.shifted(images, 1, Fixed(0, 0.5))[..., :3], images[..., :3] + 0.5)
-    np.testing.assert_array_equal(
-        data.shifted(images, 9, Fixed(9, 9)), images[:, :, -1:, -1:].repeat(3, 2).repeat(4, 3)
-    )
-    np.testing.assert_array_equal(data.shifted(images[:, :, :1, :1], 1, Fixed(-1, 1)), images[:, :, :1, :1])
 
 
 # --- npz -------------------------------------------------------------------------------------------------------------
@@ -254,6 +239,16 @@ def test_bad_npz(tmp_path, arrays, message):
     assert "bad.npz" in str(caught.value)
 
 
+def test_an_archive_with_strange_names(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for n in range(20):
+            archive.writestr(f"{n:02}\n" + "x" * 30_000, b"")
+    with pytest.raises(ValueError, match="the archive holds 00 xxx") as caught:
+        data.load(tmp_path / "a.npz")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
 def test_npz_is_never_larger_than_it_says(tmp_path):
     """Headers that promise more than follows are refused before memory is taken for them."""
     header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '|u1', 'fortran_order': False, 'shape': (99999, 99999, 999), }"
@@ -264,6 +259,26 @@ def test_npz_is_never_larger_than_it_says(tmp_path):
     for name in ("a.npz", "a.npy"):
         with pytest.raises(ValueError, match=r"header says \(99999, 99999, 999\) .* but 100 bytes follow"):
             data.open_source(tmp_path / name)
+
+
+def test_an_npz_bomb_is_not_unpacked(tmp_path):
+    """Both headers agree on a size that cannot be in so small a file; or another method than NumPy's packs it."""
+    path = tmp_path / "a.npz"
+    header, shape = io.BytesIO(), (1 << 20, 64, 63)
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", header.getvalue())
+    size = len(header.getvalue())
+    claimed = struct.pack("<I", size + math.prod(shape))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), claimed))
+    with pytest.raises(ValueError, match="images: cannot be read: it is compressed more than"):
+        data.load(path)
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((1 << 15, 32, 32), np.uint8))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("images.npy", stream.getvalue())
+    with pytest.raises(ValueError, match="images: cannot be read: it is compressed more than"):
+        data.load(path)
 
 
 def test_damaged_npz(tmp_path):
@@ -408,3 +423,11 @@ def test_what_is_no_data_set(tmp_path):
         data.load_npz(tmp_path)
     with pytest.raises(ValueError, match="is not a folder"):
         data.load_idx_folder(tmp_path / "notes.txt")
+
+
+def test_the_examples_of_the_documentation():
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})

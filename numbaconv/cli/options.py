@@ -90,9 +90,10 @@ def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
     add(
         "--data",
         default="digits",
-        metavar="digits|PATH",
-        help="the digits that come with numbaconv (default), a .npz archive with images and labels, or a folder of idx "
-        "files (the format of MNIST), plain or gzip",
+        metavar="digits|mnist|fashion|cifar10|PATH",
+        help="a data set by its name (default: digits, which come with numbaconv), or a path: a .npz archive with "
+        "images and labels, a folder of idx files (the format of MNIST), of CIFAR batches, or of PNG and JPEG images "
+        "in a sub-folder for each class",
     )
     add("--model", choices=RECIPES, metavar="NAME", help=", ".join(RECIPES))
     add("--epochs", type=whole(1), metavar="N", help="how often every image is seen")
@@ -139,8 +140,8 @@ def _add_predict(commands: argparse._SubParsersAction[Parser]) -> None:
     add(
         "data",
         metavar="DATA",
-        help="digits, a .npz archive, a .npy array of images, an idx file of images, or a folder of idx files; where "
-        "the data has a test part, that one",
+        help="what train --data takes, a .npy array or idx file of images, a PNG or JPEG image or a folder of them; "
+        "where the data has a test part, that one",
     )
     add("--batch-size", type=whole(1), default=256, metavar="N", help="images at a time (default: %(default)s)")
     add("--rows", type=whole(0), default=10, metavar="N", help="predictions to show (default: %(default)s)")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import math
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Predictor:
     scale: float
     mean: list[float]
     std: list[float]
+    class_names: Sequence[str] | None
 
     @classmethod
     def load(cls, path: str) -> Predictor:
@@ -45,6 +47,9 @@ class Predictor:
             C = int(metadata["arguments"]["in_channels"])
             H, W = map(int, metadata["arguments"]["image_size"])
             scale, mean, std = (np.array(metadata[name], np.float64) for name in ("scale", "mean", "std"))
+            class_names = tuple(map(str, metadata.get("class_names") or ()))
+            if class_names and len(class_names) != metadata["arguments"]["num_classes"]:
+                raise ValueError("there must be a name for every class")
         except (KeyError, TypeError, ValueError):
             raise UsageError(
                 f"{path}: does not say what images it takes; it was not saved by numbaconv train"
@@ -52,9 +57,9 @@ class Predictor:
         fits = scale.shape == () and mean.shape == std.shape == (C,)
         if not fits or not np.isfinite([scale, *mean, *std]).all() or min(scale, *std) <= 0:
             raise UsageError(f"{path}: is damaged: scale {scale}, mean {mean} and std {std} are no normalisation")
-        return cls(path, model, (C, H, W), float(scale), mean.tolist(), std.tolist())
+        return cls(path, model, (C, H, W), float(scale), mean.tolist(), std.tolist(), class_names or None)
 
-    def probabilities(self, console: Console, samples: Samples, batch_size: int) -> np.ndarray:
+    def probabilities(self, console: Console, samples: Samples, own_scale: float | None, batch_size: int) -> np.ndarray:
         """The probability of every class for every image, ``(N, classes)``."""
         if samples.images.shape[1:] != self.image_shape:
             raise UsageError(
@@ -62,7 +67,7 @@ class Predictor:
                 f"but the model {self.name} takes {described(self.image_shape)}"
             )
         with user_errors():
-            images = prepare(samples.images, self.scale, self.mean, self.std, where=samples.where)
+            images = prepare(samples.images, self.scale, self.mean, self.std, own_scale=own_scale, where=samples.where)
         outputs = []
         with progress_bar(console, math.ceil(len(images) / batch_size)) as advance:
             for start in range(0, len(images), batch_size):
@@ -79,65 +84,73 @@ def run(options: Namespace) -> int:
     if options.output is not None:
         output = output_file(options.output, SUFFIXES, options.model, options.data)
     predictor = Predictor.load(options.model)
-    with user_errors():
-        source = open_source(options.data)
+    C, H, W = predictor.image_shape
+    with user_errors(ImportError):
+        source = open_source(options.data, size=(H, W), channels=C).with_classes(predictor.class_names)
     samples = source.all_or_test()
-    probabilities = predictor.probabilities(console, samples, options.batch_size)
+    probabilities = predictor.probabilities(console, samples, source.scale, options.batch_size)
     predictions = probabilities.argmax(1)
-    show(console, samples.labels, predictions, probabilities, options.rows)
+    columns = described_images(samples, predictions, predictor.class_names)
+    show(console, columns, probabilities.max(1), options.rows)
     part = " (test part)" if source.test is not None else ""
     console.print(summary(source.name + part, samples.labels, predictions))
     if output is not None:
         with user_errors():
-            write(output, samples.labels, predictions, probabilities)
+            arrays = {"predictions": predictions, "probabilities": probabilities}
+            write(output, columns, arrays if samples.labels is None else arrays | {"labels": samples.labels})
         console.print(f"saved {output}")
     return 0
 
 
-def show(
-    console: Console, labels: np.ndarray | None, predictions: np.ndarray, probabilities: np.ndarray, rows: int
-) -> None:
-    """Print the first predictions."""
+def described_images(
+    samples: Samples, predictions: np.ndarray, class_names: Sequence[str] | None
+) -> dict[str, list[str]]:
+    """Columns of a table: each image by name or number, its label where there is one, and what is predicted."""
+
+    def named(labels: np.ndarray) -> list[str]:
+        known = class_names or ()
+        return [known[label] if label < len(known) else str(label) for label in labels.tolist()]
+
+    columns = {"image": list(samples.names or map(str, range(len(predictions))))}
+    if samples.labels is not None:
+        columns["label"] = named(samples.labels)
+    return columns | {"prediction": named(predictions)}
+
+
+def show(console: Console, columns: dict[str, list[str]], best: np.ndarray, rows: int) -> None:
+    """Print the first predictions, and the probability of each."""
     if rows == 0:
         return
-    columns = {"image": 7, "label": 6, "prediction": 11, "probability": 12}
-    if labels is None:
-        del columns["label"]
-    table = Table(console, columns)
-    for i in range(min(rows, len(predictions))):
-        label = [] if labels is None else [str(labels[i])]
-        wrong = labels is not None and labels[i] != predictions[i]
-        probability = f"{probabilities[i, predictions[i]]:.2%}"
-        table.row(str(i), *label, str(predictions[i]), probability, style="red" if wrong else None)
-    if rows < len(predictions):
-        console.print(f"... and {len(predictions) - rows:,} more")
+    shown = {title: column[:rows] for title, column in columns.items()}
+    shown["probability"] = [f"{probability:.2%}" for probability in best[:rows]]
+    widths = {"image": 7, "label": 6, "prediction": 11, "probability": 12}
+    table = Table(console, {title: max(widths[title], *map(len, column)) for title, column in shown.items()})
+    labels = shown.get("label", shown["prediction"])
+    for *cells, label, prediction in zip(*shown.values(), labels, shown["prediction"], strict=True):
+        table.row(*cells, style=None if label == prediction else "red")
+    if rows < len(best):
+        console.print(f"... and {len(best) - rows:,} more")
 
 
 def summary(name: str, labels: np.ndarray | None, predictions: np.ndarray) -> str:
     """The last line: the accuracy, where there are labels."""
     if labels is None:
-        return f"{name}: {len(predictions):,} images, no labels to compare with"
+        return f"{name}: {len(predictions):,} image{'s' * (len(predictions) > 1)}, no labels to compare with"
     right = int((labels == predictions).sum())
     return f"{name}: accuracy {right / len(labels):.2%} ({right:,} of {len(labels):,} images)"
 
 
-def write(path: Path, labels: np.ndarray | None, predictions: np.ndarray, probabilities: np.ndarray) -> None:
+def write(path: Path, columns: dict[str, list[str]], arrays: dict[str, np.ndarray]) -> None:
     """All predictions, as a table or as arrays."""
     if path.suffix.lower() == ".npz":
-        arrays: dict[str, Any] = {"predictions": predictions, "probabilities": probabilities}
-        if labels is not None:
-            arrays["labels"] = labels
         with path.open("wb") as file:  # savez would add a suffix of its own to a name that ends in .NPZ
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return
-    best = probabilities.max(1)
-    with path.open("w", newline="", encoding="ascii") as file:
+    best = [f"{probability:.6f}" for probability in arrays["probabilities"].max(1)]
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
-        label_column = [] if labels is None else ["label"]
-        writer.writerow(["image", *label_column, "prediction", "probability"])
-        for i, prediction in enumerate(predictions):
-            label = [] if labels is None else [labels[i]]
-            writer.writerow([i, *label, prediction, f"{best[i]:.6f}"])
+        writer.writerow([*columns, "probability"])
+        writer.writerows(zip(*columns.values(), best, strict=True))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

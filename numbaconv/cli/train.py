@@ -35,7 +35,7 @@ def run(options: Namespace) -> int:
     use_threads(options.threads)
     if options.output is not None:
         output_path(options.output, options.data)
-    with user_errors():
+    with user_errors(ImportError):
         data = load(options.data)
     set_defaults(options, data)
     output = output_path(options.output, options.data)
@@ -163,6 +163,7 @@ def metadata(data: Dataset, model: str, arguments: dict[str, Any], accuracy: flo
         "scale": data.scale,
         "mean": list(data.mean),
         "std": list(data.std),
+        "class_names": data.class_names and list(data.class_names),
         "data": data.name,
         "test_accuracy": accuracy,
         "numbaconv": numbaconv.__version__,

@@ -1,49 +1,264 @@
-"""Small random changes to training images, so that a model learns what does not matter."""
+"""Small random changes to training images, so that a model learns what does not matter.
+
+Each is a callable ``f(images, rng) -> images`` on a batch of floats ``(N, C, H, W)``, drawn anew for every image, and
+:class:`Compose` makes one of several. All that is random comes from ``rng``: the same seed gives the same images. The
+batch that comes in is never changed; what comes out has its shape and dtype.
+
+The images of a :class:`~numbaconv.data.Dataset` are normalised already, so that 0 is the mean pixel of the training
+images: what is filled with 0 here is filled with that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from numbaconv.geometry import LARGEST_PARAMETER, integer
+
+#: A random change: a batch and where randomness comes from, to a batch.
+Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+#: Pixels that are worked on at a time where there are arrays in between. Those of a large batch would be new pages from
+#: the system each time, which cost more than the arithmetic.
+_BLOCK = 100_000
 
 
-def shifted(images: np.ndarray, pixels: float, random: np.random.Generator) -> np.ndarray:
-    """Each image shifted by up to ``pixels`` along both axes, at random, fractions of a pixel included.
+@dataclass(frozen=True, slots=True)
+class RandomCrop:
+    """Pad every image on all sides, and cut a window of its own size out of that at random.
+
+    Parameters
+    ----------
+    padding : int
+        Pixels on each side, and so the most that an image moves along an axis. 4 is usual for images of 32×32 [1]_.
+    fill : float, default 0.0
+        What to pad with. In normalised images 0 is the mean pixel.
+
+    References
+    ----------
+    .. [1] C.-Y. Lee et al., "Deeply-Supervised Nets", AISTATS (2015).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv.data import RandomCrop
+    >>> RandomCrop(padding=1)(np.array([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]]), np.random.default_rng(2))
+    array([[[[0., 4., 5.],
+             [0., 0., 0.]]]])
+    """
+
+    padding: int
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        integer(self.padding, "padding", 0)
+        _number(self.fill, "fill", -LARGEST_PARAMETER)
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        _check(images, rng)
+        offsets = rng.integers(-self.padding, self.padding + 1, (2, len(images)))
+        return _windows(images, offsets, images.shape[2:], "constant", constant_values=self.fill)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomShift:
+    """Shift every image by up to some pixels along both axes, fractions of a pixel included.
 
     Values between pixels are interpolated linearly; at an edge the last row or column is repeated.
 
     Parameters
     ----------
-    images : ndarray of floats, shape (N, C, H, W)
-        They are not changed.
     pixels : float
         The largest shift.
-    random : numpy.random.Generator
-        Where the shifts come from.
-
-    Returns
-    -------
-    ndarray, shape (N, C, H, W)
 
     Examples
     --------
     >>> import numpy as np
-    >>> from numbaconv.data import shifted
-    >>> shifted(np.eye(3, dtype=np.float32)[None, None], 0.5, np.random.default_rng(0)).shape
+    >>> from numbaconv.data import RandomShift
+    >>> RandomShift(0.5)(np.eye(3, dtype=np.float32)[None, None], np.random.default_rng(0)).shape
     (1, 1, 3, 3)
     """
-    if pixels == 0:
+
+    pixels: float
+
+    def __post_init__(self) -> None:
+        _number(self.pixels, "pixels", 0)
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        _check(images, rng)
+        if self.pixels == 0:
+            return images
+        shifts = rng.uniform(-self.pixels, self.pixels, (2, len(images)))
+        whole = np.floor(shifts)
+        down, right = (shifts - whole).astype(images.dtype)[:, :, None, None, None]
+        corners = whole.astype(np.int64)
+        N, C, H, W = images.shape
+        result = np.empty(images.shape, images.dtype)
+        at_a_time = max(1, _BLOCK // (C * H * W))
+        for n in range(0, N, at_a_time):
+            some = slice(n, n + at_a_time)
+            windows = _windows(images[some], corners[:, some], (H + 1, W + 1), "edge")
+            rows = _between(windows[:, :, :-1], windows[:, :, 1:], down[some])
+            result[some] = _between(rows[..., :-1], rows[..., 1:], right[some])
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class RandomHorizontalFlip:
+    """Swap left and right, of every image with the same probability. Not for digits and letters.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        The probability.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv.data import RandomHorizontalFlip
+    >>> RandomHorizontalFlip(p=1)(np.array([[[[1.0, 2.0, 3.0]]]]), np.random.default_rng(0))
+    array([[[[3., 2., 1.]]]])
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        _number(self.p, "p", 0, 1)
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        _check(images, rng)
+        flipped = rng.random(len(images)) < self.p
+        result = images.copy()
+        result[flipped] = images[flipped, :, :, ::-1]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Cutout:
+    """Overwrite a square of every image. Its centre is any pixel, so that part of it may lie outside.
+
+    Parameters
+    ----------
+    size : int
+        Height and width of the square.
+    fill : float, default 0.0
+        What it is overwritten with. In normalised images 0 is the mean pixel.
+
+    References
+    ----------
+    .. [1] T. DeVries and G. W. Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout",
+       arXiv:1708.04552 (2017).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv.data import Cutout
+    >>> Cutout(size=2)(np.ones((1, 1, 3, 4)), np.random.default_rng(0))
+    array([[[[1., 1., 1., 1.],
+             [1., 0., 0., 1.],
+             [1., 0., 0., 1.]]]])
+    """
+
+    size: int
+    fill: float = 0.0
+
+    def __post_init__(self) -> None:
+        integer(self.size, "size", 1)
+        _number(self.fill, "fill", -LARGEST_PARAMETER)
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        _check(images, rng)
+        N, _, H, W = images.shape
+        rows, columns = (self._covered(rng.integers(0, length, (N,)), length) for length in (H, W))
+        return np.where(rows[:, None, :, None] & columns[:, None, None, :], images.dtype.type(self.fill), images)
+
+    def _covered(self, centres: np.ndarray, length: int) -> np.ndarray:
+        """Along one axis, which pixels the squares cover: ``(N, length)``."""
+        into = np.arange(length) - (centres[:, None] - self.size // 2)
+        return (into >= 0) & (into < self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Compose:
+    """Several random changes, one after the other.
+
+    Parameters
+    ----------
+    transforms : sequence of callables
+        Each ``f(images, rng) -> images``: those of this module, or your own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv.data import Compose, RandomCrop, RandomHorizontalFlip
+    >>> augment = Compose([RandomCrop(padding=4), RandomHorizontalFlip()])
+    >>> augment
+    Compose(transforms=(RandomCrop(padding=4, fill=0.0), RandomHorizontalFlip(p=0.5)))
+    >>> augment(np.zeros((128, 3, 32, 32), np.float32), np.random.default_rng(0)).shape
+    (128, 3, 32, 32)
+    """
+
+    transforms: Sequence[Augmentation]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transforms, Sequence):
+            raise TypeError(f"transforms must be a sequence of callables, got {self.transforms!r}")
+        for transform in self.transforms:
+            if not callable(transform) or isinstance(transform, type):
+                raise TypeError(f"transforms must be callables f(images, rng), but one is {transform!r}")
+        object.__setattr__(self, "transforms", tuple(self.transforms))
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        _check(images, rng)
+        for transform in self.transforms:
+            images = transform(images, rng)
         return images
-    down, right = random.uniform(-pixels, pixels, (2, len(images)))
-    return _shifted_along(_shifted_along(images, down, 2), right, 3)
 
 
-def _shifted_along(images: np.ndarray, amounts: np.ndarray, axis: int) -> np.ndarray:
-    """Image ``n`` at the positions ``i + amounts[n]`` along an axis."""
-    length = images.shape[axis]
-    positions = np.clip(np.arange(length) + amounts[:, None], 0, length - 1)
-    whole = np.minimum(positions.astype(np.intp), max(length - 2, 0))
-    shape = [len(images), 1, 1, 1]
-    shape[axis] = length
-    fraction = (positions - whole).astype(images.dtype).reshape(shape)
-    before = np.take_along_axis(images, whole.reshape(shape), axis)
-    after = np.take_along_axis(images, np.minimum(whole + 1, length - 1).reshape(shape), axis)
-    return before + fraction * (after - before)
+def shifted(images: np.ndarray, pixels: float, random: np.random.Generator) -> np.ndarray:
+    """``RandomShift(pixels)(images, random)``, see :class:`RandomShift`."""
+    return RandomShift(pixels)(images, random)
+
+
+def _windows(images: np.ndarray, offsets: np.ndarray, size: tuple[int, ...], mode: str, **fill: float) -> np.ndarray:
+    """A window of each image, of ``size`` and with its corner at ``offsets[:, n]``; beyond the image it is padded.
+
+    An offset beyond the image's own size shows padding alone, so it is cut to that, and no more than that is padded.
+    """
+    lengths = images.shape[2:]
+    corners, widths = [], [(0, 0), (0, 0)]
+    for axis_offsets, length, window in zip(offsets, lengths, size, strict=True):
+        axis_offsets = np.clip(axis_offsets, -length, length)
+        before = max(0, -int(axis_offsets.min(initial=0)))
+        after = max(0, int(axis_offsets.max(initial=0)) + window - length)
+        widths.append((before, after))
+        corners.append(axis_offsets + before)
+    padded = np.pad(images, widths, mode, **fill)  # type: ignore[call-overload]
+    down, right = corners
+    return sliding_window_view(padded, size, axis=(2, 3))[np.arange(len(images)), :, down, right]
+
+
+def _between(first: np.ndarray, second: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    result = second - first
+    result *= fraction
+    result += first
+    return result
+
+
+def _check(images: np.ndarray, rng: np.random.Generator) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype.kind != "f":
+        raise TypeError(f"images must be an array of floats, got {getattr(images, 'dtype', type(images).__name__)}")
+    if images.ndim != 4 or 0 in images.shape[1:]:
+        raise ValueError(f"images must be (N, C, H, W), none of C, H, W being 0, got the shape {images.shape}")
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}")
+
+
+def _number(value: float, name: str, low: float, high: float = LARGEST_PARAMETER) -> None:
+    """Refuse what is not a finite number from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    if not low <= value <= high:  # NaN is not
+        raise ValueError(f"{name} must be a finite number from {low} to {high}, got {value}")

@@ -27,18 +27,20 @@ class Dataset:
     train_labels, test_labels : ndarray of int64, shape (N,)
         From 0 to ``classes - 1``.
     classes : int
-        The largest label plus 1.
+        How many there are: the largest label plus 1, or as many as have a name.
     scale : float
         What integer pixels were, or would have been, divided by. 1 where they are taken as they are.
     mean, std : tuple of float
         The normalisation, one number a channel: ``(pixel / scale - mean) / std``.
+    class_names : tuple of str, optional
+        A name for every label, where they are known.
 
     Examples
     --------
     >>> from numbaconv.data import load_digits
     >>> digits = load_digits()
     >>> digits
-    Dataset(name='digits', classes=10, scale=16.0, mean=(0.30...,), std=(0.37...,))
+    Dataset(name='digits', classes=10, scale=16.0, mean=(0.30...,), std=(0.37...,), class_names=None)
     >>> digits.train_images.shape, digits.test_images.shape
     ((1438, 1, 8, 8), (359, 1, 8, 8))
     """
@@ -52,6 +54,7 @@ class Dataset:
     scale: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -99,21 +102,29 @@ class Dataset:
         train_labels, test_labels = train.known_labels(), test.known_labels()
         scale = source.scale if source.scale is not None else _scale(train.images)
         mean, std = _moments(train.images, _divisor(train.images, scale))
+        names = source.class_names
         return cls(
             name=source.name,
             train_images=prepare(train.images, scale, mean, std, where=train.where),
             train_labels=train_labels,
             test_images=prepare(test.images, scale, mean, std, where=test.where),
             test_labels=test_labels,
-            classes=int(max(train_labels.max(), test_labels.max())) + 1,
+            classes=len(names) if names else int(max(train_labels.max(), test_labels.max())) + 1,
             scale=scale,
             mean=mean,
             std=std,
+            class_names=names,
         )
 
 
 def prepare(
-    images: np.ndarray, scale: float, mean: Sequence[float], std: Sequence[float], *, where: str = "images"
+    images: np.ndarray,
+    scale: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    own_scale: float | None = None,
+    where: str = "images",
 ) -> np.ndarray:
     """Do to other images what was done to those of a data set.
 
@@ -123,6 +134,8 @@ def prepare(
         Integers are divided by ``scale``; floats are taken to be scaled already.
     scale, mean, std
         As in :class:`Dataset`.
+    own_scale : float, optional
+        What integers are divided by in these images, where that is known to be another number than ``scale``.
     where : str
         What the images are called in an error message.
 
@@ -138,6 +151,8 @@ def prepare(
     """
     if images.shape[1] != len(mean):
         raise ValueError(f"{where}: images have {images.shape[1]} channels, the normalisation is for {len(mean)}")
+    if own_scale not in (None, scale) and images.dtype.kind in "iu":
+        images = images / np.float32(own_scale)
     integers = images.dtype.kind in "iu"
     if scale != 1 and images.size:
         limit, slack = (scale, 0.0) if integers else (1.0, 1e-3)

@@ -17,11 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from numbaconv.data.dataset import Dataset
-from numbaconv.data.source import Samples, Source, one_line, regular_file
+from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, one_line, regular_file
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-#: Deflate cannot compress any better than this, so a file cannot hold more than its size times this.
-DEFLATE_LIMIT = 1032
 _CHUNK = 1 << 20
 _NAME = re.compile(
     r"(?P<prefix>.*?)(?P<part>train|t10k|test)-(?P<what>images|labels)[-.]idx(?P<dims>\d)-ubyte(?:\.gz)?", re.IGNORECASE
@@ -64,6 +62,11 @@ def read_idx_folder(path: Path) -> Source:
     if train is None and test is None:
         raise FileNotFoundError(f"{path}: there are no idx files (train-images-idx3-ubyte or .gz, ...) in this folder")
     return Source(path.resolve().name or str(path), train, test)
+
+
+def holds_idx(folder: Path) -> bool:
+    """Whether a folder has idx files."""
+    return any(_NAME.fullmatch(file.name) and file.is_file() for file in folder.iterdir())
 
 
 def read_idx_images(path: Path) -> Source:

@@ -11,7 +11,7 @@ import numpy as np
 
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.npy import DAMAGED, read_npy, read_npy_file
-from numbaconv.data.source import Samples, Source, one_line, regular_file
+from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, one_line, regular_file
 
 #: For every part, the names that its images and its labels are looked for under, the first that is there.
 TRAIN_NAMES = (("x_train", "train_images", "images", "x"), ("y_train", "train_labels", "labels", "y"))
@@ -59,7 +59,7 @@ def read_npz(path: Path) -> Source:
     if train is None and test is None:
         raise ValueError(
             f"{path}: images are looked for under the names {', '.join(TRAIN_NAMES[0] + TEST_NAMES[0])}; "
-            f"the archive holds {', '.join(sorted(held)[:10]) or 'no arrays'}"
+            f"the archive holds {one_line(listed(sorted(held), 10)) if held else 'no arrays'}"
         )
     return Source(path.name, train, test)
 
@@ -81,8 +81,9 @@ def _part(
                 f"{path}: has labels ({label_name}), but no images to go with them ({' or '.join(image_names)})"
             )
         return None
-    images = _array(archive, members[image_name], f"{path}: {image_name}")
-    labels = None if label_name is None else _array(archive, members[label_name], f"{path}: {label_name}")
+    room = path.stat().st_size * DEFLATE_LIMIT
+    images = _array(archive, members[image_name], room, f"{path}: {image_name}")
+    labels = None if label_name is None else _array(archive, members[label_name], room, f"{path}: {label_name}")
     return Samples.checked(images, labels, f"{path}: {image_name}", f"{path}: {label_name}")
 
 
@@ -91,7 +92,9 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return {info.filename.removesuffix(".npy").lower(): info for info in archive.infolist()}
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> np.ndarray:
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, room: int, where: str) -> np.ndarray:
+    if info.file_size > room or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{where}: cannot be read: it is compressed more than numpy.savez_compressed can")
     try:
         stream = archive.open(info)
     except DAMAGED as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,22 @@ import numpy as np
 CHANNELS = (1, 3, 4)
 #: More classes than this are taken for a mistake: labels that are row numbers, say.
 MOST_CLASSES = 10_000
+LONGEST_MESSAGE = 200
+#: Deflate cannot compress any better than this, so a file cannot hold more than its size times this.
+DEFLATE_LIMIT = 1032
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Images as they were stored, ``(N, C, H, W)`` of uint8 or float32, and their int64 labels where they are known."""
+    """Images as they were stored, ``(N, C, H, W)`` of uint8 or float32, and their int64 labels where they are known.
+
+    ``names`` tells the images apart where each came from a file of its own.
+    """
 
     images: np.ndarray = field(repr=False)
     labels: np.ndarray | None = field(repr=False)
     where: str
+    names: tuple[str, ...] | None = field(default=None, repr=False)
 
     @classmethod
     def checked(cls, images: Any, labels: Any, where: str, labels_where: str | None = None) -> Samples:
@@ -40,19 +48,38 @@ class Samples:
 class Source:
     """What a file or folder holds: a training part, a test part, or one of them.
 
-    ``scale`` is the integer pixel value that counts as 1, where the format fixes it.
+    ``scale`` is the integer pixel value that counts as 1, where the format fixes it; ``class_names`` has a name for
+    every label, where they are known.
     """
 
     name: str
     train: Samples | None
     test: Samples | None = None
     scale: float | None = None
+    class_names: tuple[str, ...] | None = None
 
     def all_or_test(self) -> Samples:
         """The test part where there is one, else everything: what a model is to be tried on."""
         samples = self.test if self.test is not None else self.train
         assert samples is not None, "a source has at least one part"
         return samples
+
+    def with_classes(self, class_names: Sequence[str] | None) -> Source:
+        """The same images, their labels counted as ``class_names`` has them: a model's, that knows the classes by name.
+
+        Nothing is changed where one of both has no names. A class that is not among ``class_names`` is a ValueError.
+        """
+        if self.class_names is None or class_names is None or self.class_names == tuple(class_names):
+            return self
+        unknown = [name for name in self.class_names if name not in class_names]
+        if unknown:
+            raise ValueError(f"{self.name}: has the classes {listed(unknown)}, which are none of {listed(class_names)}")
+        order = np.array([list(class_names).index(name) for name in self.class_names])
+
+        def relabelled(part: Samples | None) -> Samples | None:
+            return part if part is None or part.labels is None else replace(part, labels=order[part.labels])
+
+        return replace(self, train=relabelled(self.train), test=relabelled(self.test), class_names=tuple(class_names))
 
 
 def as_images(array: np.ndarray, where: str) -> np.ndarray:
@@ -101,9 +128,15 @@ def regular_file(path: Path) -> Path:
     return path
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Some names for an error message: ``cat, dog, ...``."""
+    return ", ".join([*names[:most], "..."] if len(names) > most else names)
+
+
+def one_line(said: object) -> str:
+    """What an error says, or a file, on one line and not a long one."""
+    message = " ".join(str(said).split()) or type(said).__name__
+    return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "..."
 
 
 def _pixels(array: np.ndarray, where: str) -> np.ndarray:
