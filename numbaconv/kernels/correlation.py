@@ -109,8 +109,9 @@ def _pack_weights(w, bias, scratch, plan, taps, block):
     lanes = min(plan.width, plan.OCG - channel)
     start = g * plan.w_group + channel * plan.w_lane
     pack_block(
-        w, start, plan.w_lane, plan.w_channel, plan.ICG, taps, scratch, block * plan.block_size, lanes, plan.width
-    )
+        w, start, plan.w_lane, plan.w_channel, plan.ICG, taps, scratch, block * plan.block_size, lanes, plan.width,
+        plan.lanes,
+    )  # fmt: skip
     for lane in range(plan.width):
         known = lane < lanes and len(bias) > 0
         scratch[plan.bias + block * plan.width + lane] = bias[g * plan.OCG + channel + lane] if known else 0

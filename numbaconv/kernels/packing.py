@@ -140,13 +140,22 @@ def transpose_all(to, i, i_pitch, source, j, j_pitch, rows, columns, lanes):
 
 
 @routine
-def pack_block(w, start, s_lane, s_channel, channels, taps, packed, to, lanes, width):
-    """Copy one block of weights, ``lanes`` of its ``width`` lanes, the others as zeros."""
+def pack_block(w, start, s_lane, s_channel, channels, taps, packed, to, lanes, width, vector):
+    """Copy one block of weights, ``lanes`` of its ``width`` lanes, the others as zeros.
+
+    ``vector`` is how many lanes a vector has.
+    """
+    if lanes < width:
+        clear(packed, to, len(taps) * channels * width)
     for tap in range(len(taps)):
-        for c in range(channels):
-            target = to + (tap * channels + c) * width
-            copy(packed, target, 1, w, start + taps[tap] + c * s_channel, s_lane, lanes)
-            clear(packed, target + lanes, width - lanes)
+        source, target = start + taps[tap], to + tap * channels * width
+        if s_lane == 1:
+            move(packed, target, width, w, source, s_channel, channels, lanes)
+        elif s_channel == 1:
+            transpose_all(packed, target, width, w, source, s_lane, lanes, channels, vector)
+        else:
+            for c in range(channels):
+                copy(packed, target + c * width, 1, w, source + c * s_channel, s_lane, lanes)
 
 
 @routine
