@@ -6,7 +6,7 @@ Constructor arguments, initial values and names in the state dict are those of `
 
 from numbaconv.nn import models
 from numbaconv.nn.activation import Dropout, ReLU
-from numbaconv.nn.checkpoints import Checkpoint
+from numbaconv.nn.checkpoints import Checkpoint, CheckpointError
 from numbaconv.nn.containers import Residual, Sequential
 from numbaconv.nn.convolution import Conv2d, ConvTranspose2d
 from numbaconv.nn.linear import Flatten, Linear
@@ -27,6 +27,7 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm2d",
     "Checkpoint",
+    "CheckpointError",
     "Conv2d",
     "ConvTranspose2d",
     "CosineLR",

@@ -23,6 +23,10 @@ from numbaconv.nn.records import Epoch, History, Tally
 KIND = "numbaconv-checkpoint"
 
 
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be resumed with this model, these data or these settings."""
+
+
 class Checkpoint:
     """Where and how often :meth:`Trainer.fit` saves a checkpoint.
 
@@ -203,8 +207,10 @@ class Run:
 
         Raises
         ------
+        CheckpointError
+            It does not fit. Nothing has been changed then.
         ValueError
-            The file is damaged, or does not fit. Nothing has been changed then.
+            The file is damaged, or no checkpoint.
         OSError, ModuleNotFoundError
             The file cannot be read.
         """
@@ -224,7 +230,7 @@ class Run:
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             model.load_state_dict(before)
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise ValueError(f"{path} cannot be resumed here: {reason}") from error
+            raise CheckpointError(f"{path} cannot be resumed here: {reason}") from error
         for generator, like in zip(generators, likes, strict=True):
             generator.bit_generator.state = like.bit_generator.state
         vars(self).update(vars(resumed))

@@ -70,6 +70,20 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, Metadata]:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file that is complete or as it was before: under another name, forced to the disk, then renamed."""
+    try:
+        _write_and_rename(path, content)
+    except OSError as error:  # its message shall name the file that was asked for
+        error.filename, error.filename2 = str(path), None
+        raise
+    with contextlib.suppress(OSError):  # not every system can force a folder to the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=".numbaconv-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -82,12 +96,6 @@ def write_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    with contextlib.suppress(OSError):  # not every system can force a folder to the disk
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def check_path(path: Path) -> str:

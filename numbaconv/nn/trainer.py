@@ -154,8 +154,8 @@ class Trainer:
         Raises
         ------
         TypeError, ValueError
-            An argument is none of that; the data are empty, or do not fit each other, the model, the loss or the
-            checkpoint. No parameter has been changed then.
+            An argument is none of that; the data are empty, or do not fit each other, the model, the loss or (a
+            :class:`CheckpointError`) the checkpoint. No parameter has been changed then.
         FloatingPointError
             The loss is no longer a finite number, and more steps would not change that.
         KeyboardInterrupt
