@@ -296,6 +296,18 @@ def test_ctrl_c(capsys, monkeypatch, folder):
     assert not list(folder.iterdir())
 
 
+def test_ctrl_c_while_kernels_are_compiled(capsys, monkeypatch):
+    def compile_and_fail(self, *arguments):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("no compiled object yet")
+
+    monkeypatch.setattr(nn.Trainer, "step", compile_and_fail)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "numbaconv: error: interrupted\n"
+
+
 def test_mistakes_of_the_program_keep_their_traceback(monkeypatch):
     def broken(self, *arguments, **options):
         raise ValueError("a bug")

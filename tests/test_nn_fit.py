@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,15 @@ from test_nn_training import stripes, trainer
 from numbaconv import nn
 
 X, Y = stripes(64)
+
+
+def test_the_example_of_the_documentation(capsys) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    exec(code, {})
+    out = capsys.readouterr().out.splitlines()
+    assert out[19].startswith("20 ")
+    assert float(out[20].split()[0]) > 0.95
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------------

@@ -55,8 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError:  # the file or device behind it is full
             _silence()
         return _fail(of_system(error), 2)
+    except Exception as error:
+        if not _interrupted(error):
+            raise
+        return _fail("interrupted", INTERRUPTED)
     except SystemExit as end:  # --help and --version end so
         return end.code if isinstance(end.code, int) else 0
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether this only came of Ctrl-C: where that breaks a compilation off, Numba fails in its own way."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
 
 
 def _silence() -> None:

@@ -22,7 +22,6 @@ from numbaconv.cli.recipes import augmentation, build, described, make_optimizer
 from numbaconv.cli.threads import use_threads
 from numbaconv.cli.train_options import check, default_checkpoint, output_files, recall, set_defaults, words
 from numbaconv.data import Compose, Dataset, load, stratified_split
-from numbaconv.nn.plots import plot_training
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +58,7 @@ def run(options: Namespace) -> int:
             if "--plot" in files:
                 title = f"{options.model} on {data.name}: test accuracy {result.accuracy:.2%}"
                 about: Any = {"title": title, "measured_on": measured_on, "class_names": data.class_names}
-                plot_training(files["--plot"], history, result, model, **about)
+                nn.plot_training(files["--plot"], history, result, model, **about)
             nn.save_model(files["--output"], model, metadata(data, options.model, arguments, result.accuracy))
         saved = [str(path) for option, path in files.items() if option != "--checkpoint"]
         console.print(f"saved {', '.join(reversed(saved))}")

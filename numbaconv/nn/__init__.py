@@ -14,6 +14,7 @@ from numbaconv.nn.losses import CrossEntropyLoss, Loss, MSELoss
 from numbaconv.nn.module import Module, Parameter
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.optim import SGD, Adam, AdamW, Optimizer, clip_grad_norm
+from numbaconv.nn.plots import plot_training
 from numbaconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 from numbaconv.nn.records import Epoch, Evaluation, History, Progress
 from numbaconv.nn.schedules import CosineLR, LinearWarmup, MultiStepLR, OneCycleLR, Schedule, StepLR
@@ -62,5 +63,6 @@ __all__ = [
     "load_model",
     "load_state",
     "models",
+    "plot_training",
     "save_model",
 ]
