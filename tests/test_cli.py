@@ -178,6 +178,8 @@ def test_without_safetensors_models_are_npz(capsys, monkeypatch):
         ("train --resume model.npz", "model.npz is no numbaconv-checkpoint: it is a numbaconv-model"),
         ("train --resume foreign.npz", "foreign.npz: was not saved by numbaconv train"),
         ("train --resume evil.npz", "evil.npz: is damaged: argument --epochs"),
+        ("train --resume help.npz", "help.npz: is damaged: there is no option --help"),
+        ("train --resume far.npz", "--output was /tmp/x.npz, which is not below this folder: give it again"),
         ("train --resume folder.npz", "folder.npz: Is a directory"),
         (f"train --output {'a' * 300}.npz", "File name too long"),
         (f"train --output {'a' * 300}/m.npz", "File name too long"),
@@ -253,7 +255,8 @@ def test_mistakes(capsys, folder, arguments, message):
     normalised = digits | {"scale": 16, "mean": [0.3], "std": [0.4]}
     for name, metadata in (("model", normalised), ("strange", digits), ("wrong", normalised | {"scale": 0})):
         nn.save_model(f"{name}.npz", nn.models.digits_cnn(rng=0), metadata)
-    for name, words in (("foreign", None), ("evil", ["--epochs", "0"])):
+    evil = {"evil": ["--epochs", "0"], "help": ["--help"], "far": ["--output", "/tmp/x.npz"], "foreign": None}
+    for name, words in evil.items():
         trainer = nn.Trainer(nn.models.digits_cnn(rng=0), nn.SGD(lr=0.1))
         checkpoint = nn.Checkpoint(f"{name}.npz", metadata={} if words is None else {"options": words})
         trainer.fit(np.zeros((2, 1, 8, 8), np.float32), np.array([0, 1]), checkpoint=checkpoint)

@@ -104,6 +104,18 @@ def test_resumed_models_are_the_same_files(capsys, folder, monkeypatch, words, b
     assert model.read_bytes() == whole
 
 
+def test_what_was_to_be_written_elsewhere_has_to_be_said_again(capsys, folder, monkeypatch) -> None:
+    with monkeypatch.context() as patched:
+        interrupt(patched, 10)
+        said = train(capsys, "--epochs 1 --history h.csv --checkpoint c.npz --output " + f"{folder}/m.npz", status=130)
+    command = f"numbaconv train --resume c.npz --output {folder}/m.npz"
+    assert said == f"numbaconv: error: interrupted; to go on: {command}\n"
+    assert "give it again" in train(capsys, "--resume c.npz", status=2)
+    train(capsys, command.removeprefix("numbaconv train "))
+    assert (folder / "m.npz").exists()
+    assert (folder / "h.csv").exists()
+
+
 def test_an_interrupted_training_is_not_forgotten(capsys, folder, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         interrupt(patched, 10)

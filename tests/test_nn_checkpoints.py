@@ -311,9 +311,10 @@ def test_metadata_that_are_wrong(tmp_path) -> None:
     training = metadata["training"]
     trainer = new_trainer()
     before = bits(trainer)
-    training |= {"batch": 2}  # so that all of it is needed
+    training |= {"batch": 2, "tally": [32, 1.0, 3, True]}  # so that all of it is needed
     wrong = [{name: value} for name in training for value in (None, "x", -1, {"x": 1})]
     changes = [training | change for change in wrong if change not in ({"seconds": -1}, {"epoch": 0})]
+    changes += [training | {"batch": BATCHES + 1}, training | {"tally": [0, 0.0, 0, True]}]
     changes += [{name: value for name, value in training.items() if name != missing} for missing in training]
     for changed in [*changes, None, [], "x"]:
         write_arrays(path, "numbaconv-checkpoint", arrays, {"training": changed})
@@ -384,39 +385,59 @@ def test_in_another_thread_signals_are_left_alone(path) -> None:
 # -- kill -9 -----------------------------------------------------------------------------------------------------------
 
 VICTIM = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from test_nn_checkpoints import fit, new_trainer
 from numbaconv import nn
-path, out = map(Path, sys.argv[1:])
+
+path, out, writes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+fsync = os.fsync
+
+def deadly(descriptor):  # half of the file has arrived when the power fails
+    global writes
+    writes -= not os.path.isdir(f"/proc/self/fd/{descriptor}")
+    if writes == 0:
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(descriptor)
+
+os.fsync = deadly
 trainer = new_trainer()
 checkpoint = nn.Checkpoint(path, seconds=0)
-print("ready", flush=True)
-fit(trainer, epochs=40, checkpoint=checkpoint, resume=path if path.exists() else None)
+fit(
+    trainer,
+    epochs=40,
+    checkpoint=checkpoint,
+    resume=path if path.exists() else None,
+    on_batch=lambda progress: checkpoint.saved or print("begun", flush=True),
+)
 nn.save_model(out, trainer.model)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.compiled
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs to know which descriptor is a folder")
 def test_killed_again_and_again(path, tmp_path) -> None:
-    """Killed at random moments while it writes checkpoints all the time: each is whole, and the end is the same."""
+    """Killed at random moments, and while it writes: every checkpoint is whole, and the end is the same."""
     folders = Path(__file__).parent, Path(numbaconv.__file__).parents[1]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
-    moments, kills, out = random.Random(0), 0, tmp_path / f"model{path.suffix}"
-    deadline = time.monotonic() + 300
-    while not out.exists():
-        assert time.monotonic() < deadline
-        command = [sys.executable, "-c", VICTIM, str(path), str(out)]
+    moments, out = random.Random(0), tmp_path / f"model{path.suffix}"
+
+    def run(writes: int = 0, seconds: float | None = None) -> int:
+        command = [sys.executable, "-c", VICTIM, str(path), str(out), str(writes)]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as victim:
-            assert victim.stdout.readline() == b"ready\n"
-            if kills < 12:
-                time.sleep(moments.uniform(0, 0.3))
-                victim.send_signal(signal.SIGKILL)
-                kills += 1
-                victim.wait()
-            else:
-                assert victim.wait() == 0
+            assert victim.stdout.readline() == b"begun\n"
+            if seconds is not None:
+                time.sleep(seconds)
+                victim.kill()
+            return victim.wait()
+
+    for _ in range(6):
+        assert run(seconds=moments.uniform(0, 0.03)) == -signal.SIGKILL
+        assert run(writes=moments.randint(1, 9)) == -signal.SIGKILL
+    assert len(list(tmp_path.glob("*.tmp"))) >= 6
+    assert run() == 0
     trainer = new_trainer()
     fit(trainer, epochs=40)
     nn.save_model(tmp_path / f"whole{path.suffix}", trainer.model)

@@ -202,6 +202,9 @@ def test_evaluation() -> None:
     assert evaluation.loss == pytest.approx(nn.CrossEntropyLoss()(logits, y), rel=1e-6)
     again = t.evaluate(x, y)
     assert (again.loss, again.accuracy) == (pytest.approx(evaluation.loss, rel=1e-6), evaluation.accuracy)
+    unsigned = t.evaluate(x, y.astype(np.uint64))
+    np.testing.assert_array_equal(unsigned.confusion_matrix, evaluation.confusion_matrix)
+    np.testing.assert_array_equal(unsigned.class_accuracy, evaluation.class_accuracy)
     matrix = evaluation.confusion_matrix
     assert matrix.shape == (4, 4)
     assert matrix.dtype == np.int64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import threading
 import time
@@ -20,7 +19,15 @@ from numbaconv.cli.console import Table, open_console, progress_bar, status
 from numbaconv.cli.errors import UsageError, user_errors
 from numbaconv.cli.recipes import augmentation, build, described, make_optimizer, make_schedule, model_arguments
 from numbaconv.cli.threads import use_threads
-from numbaconv.cli.train_options import check, default_checkpoint, output_files, recall, set_defaults, words
+from numbaconv.cli.train_options import (
+    check,
+    default_checkpoint,
+    output_files,
+    recall,
+    resume_command,
+    set_defaults,
+    words,
+)
 from numbaconv.data import Compose, Dataset, load, stratified_split
 
 if TYPE_CHECKING:
@@ -153,8 +160,7 @@ def train(
         except KeyboardInterrupt:
             if not checkpoint.saved:
                 raise
-            command = f"numbaconv train --resume {shlex.quote(str(path))}"
-            raise KeyboardInterrupt(f"interrupted; to go on: {command}") from None
+            raise KeyboardInterrupt(f"interrupted; to go on: {resume_command(path, options)}") from None
     return trainer, history, measured_on
 
 

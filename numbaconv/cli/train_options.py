@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,8 @@ WHAT = (
     "label_smoothing", "clip_norm", "patience", "validation", "seed",
 )
 # fmt: on
-WHERE = ("data", "epochs", "output", "history", "plot", "checkpoint_every")
+WRITTEN = ("output", "history", "plot")
+WHERE = ("data", "epochs", "checkpoint_every", *WRITTEN)
 
 
 def recall(options: Namespace) -> None:
@@ -31,16 +33,40 @@ def recall(options: Namespace) -> None:
         stored = read_metadata(Path(options.resume).expanduser()).get("options")
     if not isinstance(stored, list) or not all(isinstance(word, str) for word in stored):
         raise UsageError(f"{options.resume}: was not saved by numbaconv train")
-    try:
-        then = options.parser.parse_args(stored)
-    except UsageError as error:
-        raise UsageError(f"{options.resume}: is damaged: {error}") from None
+    then = _parsed(stored, options)
     for name in WHAT + WHERE:
         given, before = getattr(options, name), getattr(then, name)
         if given is None:
             setattr(options, name, before)
+            if name in WRITTEN and before is not None and not _is_here(before):
+                raise UsageError(f"{flag(name)} was {before}, which is not below this folder: give it again")
         elif name in WHAT and given != before:
             raise UsageError(f"{flag(name)} {said(given)}: the training that is resumed has {said(before) or 'none'}")
+
+
+def _parsed(stored: list[str], options: Namespace) -> Namespace:
+    """The options in a checkpoint, held to the same rules as those that are typed."""
+    try:
+        for word in stored:
+            if word.startswith("-") and word not in map(flag, WHAT + WHERE):
+                raise UsageError(f"there is no option {word}")
+        then: Namespace = options.parser.parse_args(stored)
+    except UsageError as error:
+        raise UsageError(f"{options.resume}: is damaged: {error}") from None
+    return then
+
+
+def _is_here(name: str) -> bool:
+    """Whether a file is below the current folder: a checkpoint from anywhere must not say what is overwritten there."""
+    path = Path(name)
+    return not (path.is_absolute() or name.startswith("~") or ".." in path.parts)
+
+
+def resume_command(checkpoint: Path, options: Namespace) -> str:
+    """What to type to go on with a training."""
+    again = [(flag(name), getattr(options, name)) for name in WRITTEN if getattr(options, name)]
+    more = [word for name, value in again if not _is_here(value) for word in (name, value)]
+    return shlex.join(["numbaconv", "train", "--resume", str(checkpoint), *more])
 
 
 def words(options: Namespace) -> list[str]:

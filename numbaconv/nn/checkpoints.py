@@ -202,8 +202,8 @@ class Run:
             generator_like(run.rng, run._rng_before)
         return run
 
-    def resume(self, path: str | os.PathLike[str], model: Module, optimizer: Optimizer) -> None:
-        """Take over a checkpoint, and give model and optimizer what they had then.
+    def resume(self, path: str | os.PathLike[str], model: Module, optimizer: Optimizer, batches: int) -> None:
+        """Take over a checkpoint of epochs of so many batches, and give model and optimizer what they had then.
 
         Raises
         ------
@@ -220,6 +220,8 @@ class Run:
         try:
             state = metadata["training"]
             resumed = self.with_state(state, _without_prefix("best", arrays) or None)
+            if resumed.batch > batches or (resumed.batch > 0) != (resumed.tally.images > 0):
+                raise ValueError(f"it stands after batch {resumed.batch} of {batches}")
             states = [state["rng"], *state["generators"]]
             if len(states) != len(generators):
                 raise ValueError(f"it has {len(states)} random generators, not {len(generators)}")

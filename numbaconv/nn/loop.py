@@ -57,7 +57,7 @@ class Loop:
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint; a ValueError if it is of another training."""
         self.run.settings = self._settings()
-        self.run.resume(path, self.trainer.model, self.trainer.optimizer)
+        self.run.resume(path, self.trainer.model, self.trainer.optimizer, self.batches)
 
     def train(self) -> History:
         """Train until the end, or until it is time to stop."""
@@ -120,7 +120,7 @@ class Loop:
             validation_accuracy=None if validated is None else validated.accuracy,
             lr=self._lr(run.batch - 1),
             seconds=run.seconds,
-            images_per_second=len(self.x) / run.seconds,
+            images_per_second=len(self.x) / max(run.seconds, 1e-9),
         )
         run.end_epoch(epoch)
         stopping = self.early_stopping

@@ -53,7 +53,7 @@ class Evaluation:
     def confusion_matrix(self) -> np.ndarray:
         """Images by their label, a row each, and their prediction, a column each: int64 ``(classes, classes)``."""
         labels, predictions = self._labelled()
-        pairs = labels.astype(np.int64) * self.classes + predictions
+        pairs = labels * self.classes + predictions
         return np.bincount(pairs, minlength=self.classes**2).reshape(self.classes, self.classes)
 
     @property

@@ -187,21 +187,21 @@ class Trainer:
         if early_stopping is not None:
             _check_monitor(early_stopping, validation)
         loop = Loop(
-            self,
-            x,
-            y,
-            epochs,
-            batch_size,
-            validation,
-            bool(shuffle),
-            np.random.default_rng(seed),
-            augment,
-            schedule,
-            clip_norm,
-            early_stopping,
-            checkpoint,
-            on_batch,
-            on_epoch,
+            trainer=self,
+            x=x,
+            y=y,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=validation,
+            shuffle=bool(shuffle),
+            rng=np.random.default_rng(seed),
+            augment=augment,
+            schedule=schedule,
+            clip_norm=clip_norm,
+            early_stopping=early_stopping,
+            checkpoint=checkpoint,
+            on_batch=on_batch,
+            on_epoch=on_epoch,
         )
         if resume is not None:
             loop.resume(resume)
@@ -235,7 +235,7 @@ class Trainer:
             tally.add(self.loss.forward(predictions[batch], y[batch]), predictions[batch], y[batch])
         if not are_labels(y, predictions):
             return Evaluation(tally.loss, None)
-        return Evaluation(tally.loss, tally.accuracy, y, predictions.argmax(1), predictions.shape[1])
+        return Evaluation(tally.loss, tally.accuracy, y.astype(np.int64), predictions.argmax(1), predictions.shape[1])
 
     def predict(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """The model's outputs for some images, in evaluation mode; ``predict(x).argmax(1)`` are the labels.
