@@ -183,12 +183,9 @@ class Tally:
     def from_state(cls, state: list[Any]) -> Tally:
         """The tally that gave this :meth:`state`."""
         tally = cls()
-        tally.images, tally._loss, tally._right, tally._labelled = (
-            int(state[0]),
-            float(state[1]),
-            int(state[2]),
-            bool(state[3]),
-        )
+        images, loss, right, labelled = state
+        tally.images, tally._loss, tally._right = int(images), float(loss), int(right)
+        tally._labelled = bool(labelled)
         return tally
 
 
