@@ -7,6 +7,7 @@
 (2, 8, 32, 32)
 """
 
+from numbaconv import environment as environment  # first: before anything imports Numba
 from numbaconv.algorithms import get_algorithm, set_algorithm
 from numbaconv.functional import (
     conv2d,

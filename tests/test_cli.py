@@ -15,7 +15,8 @@ import pytest
 
 import numbaconv
 from numbaconv import nn
-from numbaconv.cli import console, main, train
+from numbaconv.cli import console, main
+from numbaconv.cli.recipes import default_model
 from numbaconv.data import load_digits, open_source
 
 pytest.importorskip("rich")
@@ -91,10 +92,13 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_threads(capsys, folder):
 def test_every_option(capsys, optimizer):
     options = (
         f"--data digits --model digits_cnn --epochs 1 --batch-size 100 --lr 1e-3 --optimizer {optimizer} "
-        "--weight-decay 0 --shift 0 --threads 1 --seed 4294967295 --output ./m.npz"
+        "--weight-decay 0 --augment none --threads 1 --seed 4294967295 --output ./m.npz --schedule step --milestones 1 "
+        "--warmup 0.5 --label-smoothing 0.1 --clip-norm 1 --validation 0.2 --patience 3 --history h.csv --plot p.svg "
+        "--checkpoint c.npz --checkpoint-every 0"
     ).split()
     assert main(["train", *options, *(["--momentum", "0"] if optimizer == "sgd" else [])]) == 0
-    assert capsys.readouterr().out.endswith("saved m.npz\n")
+    assert capsys.readouterr().out.endswith("saved p.svg, h.csv, m.npz\n")
+    assert all(Path(name).stat().st_size for name in ("m.npz", "h.csv", "p.svg", "c.npz"))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +106,7 @@ def test_every_option(capsys, optimizer):
     [((1, 8, 8), "digits_cnn"), ((1, 28, 28), "mnist_cnn"), ((3, 32, 32), "resnet20"), ((1, 96, 96), "resnet20")],
 )
 def test_the_model_suits_the_images(shape, expected):
-    assert train.default_model(shape) == expected
+    assert default_model(shape) == expected
 
 
 @pytest.mark.compiled
@@ -144,7 +148,43 @@ def test_without_safetensors_models_are_npz(capsys, monkeypatch):
             (f"train --weight-decay {x}", "--weight-decay: must be a finite number of at least 0")
             for x in ("-1", "nan")
         ),
-        ("train --shift -1", "--shift: must be a finite number from 0 to 64, got '-1'"),
+        ("train --augment shift=-1", "--augment: 'shift=-1': pixels must be a finite number from 0"),
+        ("train --augment turn", "--augment: 'turn': there is no 'turn', but shift, crop, flip, cutout, none"),
+        ("train --augment crop=1.5", "--augment: 'crop=1.5': padding must be an integer"),
+        ("train --augment crop=", "--augment: 'crop='"),
+        ("train --augment flip=nan", "--augment: 'flip=nan'"),
+        ("train --augment crop=1e400", "--augment: 'crop=1e400'"),
+        ("train --augment none flip", "--augment none flip: none stands alone"),
+        ("train --augment", "--augment: expected at least one argument"),
+        ("train --schedule linear", "invalid choice: 'linear'"),
+        ("train --milestones 3", "--milestones are for --schedule step, not for cosine"),
+        ("train --schedule step --milestones 3 2", "--milestones must be ascending, got 3 2"),
+        ("train --schedule onecycle --warmup 1", "--warmup is not for --schedule onecycle"),
+        ("train --epochs 2 --warmup 2", "--warmup must be below --epochs, 2, got 2"),
+        ("train --warmup -1", "--warmup: must be a finite number of at least 0"),
+        ("train --clip-norm 0", "--clip-norm: must be a finite number above 0"),
+        ("train --label-smoothing 1", "--label-smoothing: must be a finite number from 0 to below 1"),
+        ("train --patience 0", "--patience: must be an integer from 1"),
+        ("train --patience 3 --validation 0", "--patience needs images to measure the loss on"),
+        ("train --validation 0.6", "--validation: must be a finite number from 0 to 0.5"),
+        ("train --checkpoint-every -1", "--checkpoint-every: must be a finite number of at least 0"),
+        ("train --checkpoint c.pt", "--checkpoint must end in .safetensors or .npz, got 'c.pt'"),
+        ("train --checkpoint m.npz --output m.npz", "--output and --checkpoint are the same file, m.npz"),
+        ("train --history h.txt", "--history must end in .csv or .json, got 'h.txt'"),
+        ("train --history no/h.csv", "--history no/h.csv: there is no folder no"),
+        ("train --plot p.gif", "--plot must end in .png or .svg or .pdf, got 'p.gif'"),
+        ("train --resume nowhere.npz", "nowhere.npz: No such file or directory"),
+        ("train --resume text.npz", "text.npz is damaged, or no .npz file"),
+        ("train --resume model.npz", "model.npz is no numbaconv-checkpoint: it is a numbaconv-model"),
+        ("train --resume foreign.npz", "foreign.npz: was not saved by numbaconv train"),
+        ("train --resume evil.npz", "evil.npz: is damaged: argument --epochs"),
+        ("train --resume help.npz", "help.npz: is damaged: there is no option --help"),
+        ("train --resume far.npz", "--output was /tmp/x.npz, which is not below this folder: give it again"),
+        ("train --resume folder.npz", "folder.npz: Is a directory"),
+        (f"train --output {'a' * 300}.npz", "File name too long"),
+        (f"train --output {'a' * 300}/m.npz", "File name too long"),
+        (f"train --history {'a' * 300}.csv", "File name too long"),
+        (f"train --resume {'a' * 300}.npz", "File name too long"),
         ("train --threads 0", "--threads: must be an integer from 1"),
         ("train --threads 99999", "--threads must be from 1 to"),
         ("train --seed -1", "--seed: must be an integer from 0 to 4294967295, got '-1'"),
@@ -173,7 +213,7 @@ def test_without_safetensors_models_are_npz(capsys, monkeypatch):
         ("predict folder.npz digits", "folder.npz: Is a directory"),
         ("predict text.npz digits", "text.npz is damaged, or no .npz file"),
         ("predict text.safetensors digits", "text.safetensors is damaged, or no .safetensors file"),
-        ("predict good.npz digits", "good.npz was not written by numbaconv"),
+        ("predict good.npz digits", "good.npz is no numbaconv-model: it was not written by numbaconv"),
         ("predict strange.npz digits", "strange.npz: does not say what images it takes"),
         ("predict wrong.npz digits", "wrong.npz: is damaged: scale 0.0"),
         ("predict model.npz nowhere", "nowhere: there is no such file or folder"),
@@ -215,6 +255,11 @@ def test_mistakes(capsys, folder, arguments, message):
     normalised = digits | {"scale": 16, "mean": [0.3], "std": [0.4]}
     for name, metadata in (("model", normalised), ("strange", digits), ("wrong", normalised | {"scale": 0})):
         nn.save_model(f"{name}.npz", nn.models.digits_cnn(rng=0), metadata)
+    evil = {"evil": ["--epochs", "0"], "help": ["--help"], "far": ["--output", "/tmp/x.npz"], "foreign": None}
+    for name, words in evil.items():
+        trainer = nn.Trainer(nn.models.digits_cnn(rng=0), nn.SGD(lr=0.1))
+        checkpoint = nn.Checkpoint(f"{name}.npz", metadata={} if words is None else {"options": words})
+        trainer.fit(np.zeros((2, 1, 8, 8), np.float32), np.array([0, 1]), checkpoint=checkpoint)
     before = sorted(folder.iterdir())
     assert message in fails(capsys, *arguments.split())
     assert sorted(folder.iterdir()) == before  # nothing half-written is left
@@ -254,6 +299,18 @@ def test_ctrl_c(capsys, monkeypatch, folder):
     assert not list(folder.iterdir())
 
 
+def test_ctrl_c_while_kernels_are_compiled(capsys, monkeypatch):
+    def compile_and_fail(self, *arguments):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("no compiled object yet")
+
+    monkeypatch.setattr(nn.Trainer, "step", compile_and_fail)
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "numbaconv: error: interrupted\n"
+
+
 def test_mistakes_of_the_program_keep_their_traceback(monkeypatch):
     def broken(self, *arguments, **options):
         raise ValueError("a bug")
@@ -272,10 +329,17 @@ def test_progress_on_a_terminal():
         screen = Console(file=shown, force_terminal=terminal, width=80)
         with console.status(screen, "compiling"):
             pass
-        with console.progress_bar(screen, 2) as advance:
-            advance("epoch 1/2")
-            advance("epoch 2/2")
+        with console.progress_bar(screen, 2000) as show:
+            show("epoch 1/2", 1000)
+            show("epoch 2/2", 2000)
         assert ("compiling" in shown.getvalue()) == ("epoch 2/2" in shown.getvalue()) == terminal
+        assert bool(re.search(r"100%.* [\d,]+ images/s, 0:00 left", shown.getvalue())) == terminal
+
+
+def test_times():
+    assert [console.clock(seconds) for seconds in (0, 0.2, 59.5, 61, 3599, 3600, 360_000)] == [
+        *("0:00", "0:01", "1:00", "1:01", "59:59", "1:00:00", "100:00:00")
+    ]
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------

@@ -95,6 +95,9 @@ def test_foreign_files(tmp_path) -> None:
     np.savez(path, weight=np.array([{}], object))
     with pytest.raises(ValueError, match="is damaged"):  # never unpickled
         nn.load_state(path)
+    np.savez_compressed(path, weight=np.zeros(10**7))  # 10 kB that would become 80 MB
+    with pytest.raises(ValueError, match="compressed"):
+        nn.load_state(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
     with pytest.raises(ValueError, match="no array"):
@@ -144,6 +147,8 @@ def test_bad_calls(tmp_path, monkeypatch) -> None:
         nn.save_model(tmp_path / "model.pt", model)
     with pytest.raises(ValueError, match="'vgg' is unknown"):
         nn.save_model(tmp_path / "model.npz", model, {"model": "vgg"})
+    with pytest.raises(TypeError, match=r"nn.Module, got 3"):
+        nn.save_model(tmp_path / "model.npz", 3)
     with pytest.raises(TypeError, match="JSON"):
         nn.save_model(tmp_path / "model.npz", model, {"mean": np.float32(1)})
     with pytest.raises(FileNotFoundError):

@@ -183,6 +183,44 @@ def test_optimizers(name, options) -> None:
     np.testing.assert_array_equal(unused.data, start)
 
 
+ONE_CYCLE = {"max_lr": 0.2, "total_steps": 35, "pct_start": 0.6, "div_factor": 5, "final_div_factor": 10}
+
+
+@pytest.mark.parametrize(
+    ("ours", "name", "options", "each"),
+    [
+        (nn.StepLR(3, gamma=0.5), "StepLR", {"step_size": 3, "gamma": 0.5}, "epoch"),
+        (nn.MultiStepLR([2, 5]), "MultiStepLR", {"milestones": [2, 5]}, "epoch"),
+        (nn.CosineLR(eta_min=0.01), "CosineAnnealingLR", {"T_max": 35, "eta_min": 0.01}, "batch"),
+        (nn.OneCycleLR(), "OneCycleLR", {"max_lr": 0.2, "total_steps": 35}, "batch"),
+        (nn.OneCycleLR(0.6, 5, 10), "OneCycleLR", ONE_CYCLE, "batch"),
+        (nn.LinearWarmup(2, None, 0.1), "LinearLR", {"start_factor": 0.1, "total_iters": 10}, "batch"),
+    ],
+    ids=str,
+)
+def test_schedules(ours, name, options, each) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    theirs = getattr(torch.optim.lr_scheduler, name)(optimizer, **options)
+    for step in range(35):
+        assert ours(0.2, step, 35, 5) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+        if each == "batch" or step % 5 == 4:
+            optimizer.step()
+            theirs.step()
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 0.5, 100.0])
+def test_clip_grad_norm(max_norm) -> None:
+    gradients = [RNG.standard_normal(shape) for shape in ((3, 4), (5,), ())]
+    ours = [nn.Parameter(np.zeros_like(gradient)) for gradient in gradients]
+    theirs = [torch.nn.Parameter(torch.zeros(gradient.shape, dtype=torch.float64)) for gradient in gradients]
+    for one, other, gradient in zip(ours, theirs, gradients, strict=True):
+        one.grad, other.grad = np.array(gradient), torch.from_numpy(np.array(gradient))
+    norm = torch.nn.utils.clip_grad_norm_(theirs, max_norm).item()
+    assert nn.clip_grad_norm([*ours, nn.Parameter(np.zeros(2))], max_norm) == pytest.approx(norm, rel=1e-12)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.grad, other.grad.numpy(), rtol=1e-12)
+
+
 class Block(torch.nn.Module):
     """A residual block with the names of ours."""
 

@@ -77,6 +77,11 @@ BAD_OPTIMIZERS = [
     (lambda: nn.Adam(eps=-1), ValueError, "eps"),
     (lambda: nn.SGD(lr=1).step(), RuntimeError, "not bound"),
     (lambda: nn.SGD(lr=1).bind([]), ValueError, "no parameters"),
+    (lambda: nn.SGD(lr=1).bind([1, 2]), TypeError, r"nn.Parameter, got 1 \(int\)"),
+    (lambda: nn.SGD(lr=10**400), ValueError, "lr must be at least 0 and finite, got inf"),
+    (lambda: nn.SGD(lr=-(10**5000)), ValueError, "got -inf"),
+    (lambda: nn.clip_grad_norm([1], 1), TypeError, "nn.Parameter"),
+    (lambda: nn.clip_grad_norm([], -1), ValueError, "max_norm"),
 ]
 
 
@@ -195,7 +200,17 @@ def test_evaluation() -> None:
     evaluation = t.evaluate(x, y, batch_size=32)
     assert evaluation.accuracy == np.mean(logits.argmax(1) == y)
     assert evaluation.loss == pytest.approx(nn.CrossEntropyLoss()(logits, y), rel=1e-6)
-    assert t.evaluate(x, y) == (pytest.approx(evaluation.loss, rel=1e-6), evaluation.accuracy)
+    again = t.evaluate(x, y)
+    assert (again.loss, again.accuracy) == (pytest.approx(evaluation.loss, rel=1e-6), evaluation.accuracy)
+    unsigned = t.evaluate(x, y.astype(np.uint64))
+    np.testing.assert_array_equal(unsigned.confusion_matrix, evaluation.confusion_matrix)
+    np.testing.assert_array_equal(unsigned.class_accuracy, evaluation.class_accuracy)
+    matrix = evaluation.confusion_matrix
+    assert matrix.shape == (4, 4)
+    assert matrix.dtype == np.int64
+    assert all(matrix[y[i], logits[i].argmax()] for i in range(70))
+    np.testing.assert_array_equal(matrix.sum(1), np.bincount(y, minlength=4))
+    np.testing.assert_array_equal(evaluation.class_accuracy, np.diag(matrix) / matrix.sum(1))
     assert all(module.training for module in t.model.modules())  # as it was before
 
 
@@ -207,12 +222,17 @@ def test_regression_has_no_accuracy() -> None:
     assert history[-1].loss < 1e-3
     assert history[-1].accuracy is None
     assert t.evaluate(x, y).accuracy is None
+    with pytest.raises(ValueError, match="no labels"):
+        t.evaluate(x, y).confusion_matrix  # noqa: B018
+    stopping = nn.EarlyStopping(monitor="validation_accuracy")
+    with pytest.raises(ValueError, match="no labels"):
+        t.fit(x, y, validation=(x, y), early_stopping=stopping)
 
 
-def test_a_diverging_training_says_so_by_its_loss(recwarn) -> None:
+def test_a_diverging_training_stops(recwarn) -> None:
     t = nn.Trainer(nn.models.digits_cnn(rng=0), nn.SGD(lr=1e30))
-    history = t.fit(*stripes(64), epochs=2)
-    assert not np.isfinite(history[-1].loss)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 1, batch 2; the learning rate was 1e\+30"):
+        t.fit(*stripes(64), epochs=2)
     assert not recwarn
 
 
@@ -254,11 +274,29 @@ def test_bad_data(x, y, error, message) -> None:
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": 2.0}, TypeError, "batch_size"),
         ({"validation": GOOD_X}, TypeError, "pair"),
+        ({"seed": "x"}, TypeError, "SeedSequence"),
+        ({"on_batch": 1}, TypeError, "on_batch must be callable, got 1"),
+        ({"on_epoch": "x"}, TypeError, "on_epoch must be callable"),
+        ({"augment": 3}, TypeError, "augment must be callable"),
+        ({"augment": lambda images, rng: images[1:]}, TypeError, "augment must give"),
+        ({"augment": lambda images, rng: images[:, :, 3:]}, ValueError, "features"),
+        ({"schedule": 0.1}, TypeError, "schedule must be an instance of nn.Schedule"),
+        ({"clip_norm": -1}, ValueError, "clip_norm"),
+        ({"clip_norm": True}, TypeError, "clip_norm"),
+        ({"early_stopping": 3}, TypeError, "nn.EarlyStopping"),
+        ({"early_stopping": nn.EarlyStopping()}, ValueError, "needs validation data"),
+        ({"checkpoint": 3}, TypeError, "nn.Checkpoint"),
+        ({"checkpoint": "model.pt"}, ValueError, "must end in .safetensors or .npz"),
+        ({"resume": "nowhere.npz"}, FileNotFoundError, "nowhere.npz"),
     ],
 )
 def test_bad_options(options, error, message) -> None:
+    t = trainer()
+    before = t.model.state_dict()
     with pytest.raises(error, match=message):
-        trainer().fit(GOOD_X, GOOD_Y, **options)
+        t.fit(GOOD_X, GOOD_Y, **options)
+    for name, value in t.model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 
-from numbaconv.cli.errors import UsageError
+from numbaconv.cli.errors import UsageError, of_system
 from numbaconv.cli.options import parser
 
 #: What shells report for a command that was ended by SIGINT or SIGPIPE.
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 2 after a mistake of the user, told in one line on stderr; 130 when interrupted from the keyboard; 1 when
+        0; 2 after a mistake of the user or of the system, told in one line on stderr; 130 when interrupted; 1 when
         ``compare --against`` found something that became slower.
 
     Examples
@@ -43,14 +44,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except UsageError as error:
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader has gone. Python would complain once more when it flushes stdout at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()  # the reader has gone
         return BROKEN_PIPE
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # the file or device behind it is full
+            _silence()
+        return _fail(of_system(error), 2)
+    except Exception as error:
+        if not _interrupted(error):
+            raise
+        return _fail("interrupted", INTERRUPTED)
     except SystemExit as end:  # --help and --version end so
         return end.code if isinstance(end.code, int) else 0
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether this only came of Ctrl-C: where that breaks a compilation off, Numba fails in its own way."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
+
+
+def _silence() -> None:
+    """Send what is left for stdout nowhere: Python would complain once more when it flushes it at the end."""
+    with contextlib.suppress(OSError, ValueError):  # where it is no file, nothing is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -44,24 +46,38 @@ class Table:
 
 
 @contextmanager
-def progress_bar(console: Console, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar over ``total`` steps, gone when done; nothing where there is no terminal.
+def progress_bar(console: Console, total: int) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar over ``total`` images, gone when done; nothing where there is no terminal.
 
-    What it gives is a function, ``advance(description)``, to be called after each step.
+    What it gives is a function, ``show(description, done)``, to be called whenever more images are done. The first call
+    starts the clock: what was done before, in a training that is resumed, was not done at this speed.
     """
     if not console.is_terminal:
-        yield lambda description: None
+        yield lambda description, done: None
         return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}")
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=total)
+        task = progress.add_task("", total=total, speed="")
+        start: list[float] = []
 
-        def advance(description: str) -> None:
-            progress.update(task, advance=1, description=description)
+        def show(description: str, done: int) -> None:
+            start[:] = start or [time.perf_counter(), done]
+            seconds, images = time.perf_counter() - start[0], done - start[1]
+            speed = (
+                f"{images / seconds:,.0f} images/s, {clock((total - done) * seconds / images)} left" if images else ""
+            )
+            progress.update(task, completed=done, description=description, speed=speed)
 
-        yield advance
+        yield show
+
+
+def clock(seconds: float) -> str:
+    """A time in words of a clock: ``0:07``, ``12:34``, ``1:02:03``."""
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 @contextmanager

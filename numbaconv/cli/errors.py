@@ -22,7 +22,7 @@ def user_errors(*more: type[Exception]) -> Iterator[None]:
     except UsageError:
         raise
     except OSError as error:
-        raise UsageError(_of_system(error)) from error
+        raise UsageError(of_system(error)) from error
     except MemoryError as error:
         raise UsageError(f"out of memory: {error}" if str(error) else "out of memory") from error
     except Exception as error:
@@ -31,7 +31,7 @@ def user_errors(*more: type[Exception]) -> Iterator[None]:
         raise
 
 
-def _of_system(error: OSError) -> str:
+def of_system(error: OSError) -> str:
     """The system's message without its number: ``a.npz: Permission denied``."""
     if error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"

@@ -13,13 +13,14 @@ def output_file(name: str, suffixes: tuple[str, ...], *inputs: str, option: str 
     path = Path(name).expanduser()
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"{option} must end in {' or '.join(suffixes)}, got {name!r}")
-    if path.is_dir():
-        raise UsageError(f"{option} {name}: is a folder")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} {name}: there is no folder {path.parent}")
-    for other in inputs:
-        if path.exists() and Path(other).expanduser().exists() and path.samefile(Path(other).expanduser()):
-            raise UsageError(f"{option} {name}: would overwrite what is read")
+    with user_errors():  # names that are too long, folders that may not be entered
+        if path.is_dir():
+            raise UsageError(f"{option} {name}: is a folder")
+        if not path.parent.is_dir():
+            raise UsageError(f"{option} {name}: there is no folder {path.parent}")
+        for other in inputs:
+            if path.exists() and Path(other).expanduser().exists() and path.samefile(Path(other).expanduser()):
+                raise UsageError(f"{option} {name}: would overwrite what is read")
     try:
         with user_errors(), tempfile.TemporaryFile(dir=path.parent):
             pass

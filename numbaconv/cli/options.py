@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numbaconv
 from numbaconv.cli import compare, info, predict, train
 from numbaconv.cli.errors import UsageError
-from numbaconv.cli.recipes import OPTIMIZERS, RECIPES
+from numbaconv.cli.recipes import OPTIMIZERS, RECIPES, SCHEDULES, augmentation
 from numbaconv.study.layers import SUITES
 from numbaconv.study.peers import LAYOUTS, PEERS, WORKS
 
@@ -77,19 +77,30 @@ def real(rule: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
     return parse
 
 
+def augment(text: str) -> str:
+    """The type of ``--augment``: ``none``, or the name of a random change, with or without its strength."""
+    try:
+        if text != "none":
+            augmentation(text)
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    return text
+
+
 def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
     command = commands.add_parser(
         "train",
         help="train a model on images",
-        description="Train a model on labelled images and save it. The learning rate falls to 0 along half a cosine.",
-        epilog="By default the model suits the images; epochs, batch size, learning rate and shift suit the model.",
+        description="Train a model on labelled images and save it.",
+        epilog="Whatever is not said suits the images and the model. Ctrl-C and SIGTERM save a checkpoint, from which "
+        "--resume goes on.",
         allow_abbrev=False,
     )
-    command.set_defaults(run=train.run)
-    add = command.add_argument
+    # What is not given is None, so that --resume can tell; train.set_defaults fills it in.
+    command.set_defaults(run=train.run, parser=command)
+    add = command.add_argument_group("what to train").add_argument
     add(
         "--data",
-        default="digits",
         metavar="digits|mnist|fashion|cifar10|PATH",
         help="a data set by its name (default: digits, which come with numbaconv), or a path: a .npz archive with "
         "images and labels, a folder of idx files (the format of MNIST), of CIFAR batches, or of PNG and JPEG images "
@@ -98,13 +109,52 @@ def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--model", choices=RECIPES, metavar="NAME", help=", ".join(RECIPES))
     add("--epochs", type=whole(1), metavar="N", help="how often every image is seen")
     add("--batch-size", type=whole(1), metavar="N", help="images a step")
-    add("--lr", type=real("above 0", lambda lr: lr > 0), metavar="X", help="the learning rate at the start")
-    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="default: sgd, with Nesterov momentum")
+    add("--seed", type=whole(0, 2**32 - 1), metavar="N", help="of all that is random (default: 0)")
+    _add_threads(add)
+
+    add = command.add_argument_group("how the weights move").add_argument
+    add("--optimizer", choices=OPTIMIZERS, help="default: sgd, with Nesterov momentum")
+    add("--lr", type=real("above 0", lambda lr: lr > 0), metavar="X", help="the largest learning rate")
     add(
         "--momentum",
         type=real("from 0 to below 1", lambda momentum: 0 <= momentum < 1),
         metavar="X",
         help="of sgd (default: 0.9)",
+    )
+    add(
+        "--schedule",
+        choices=SCHEDULES,
+        help="of the learning rate: down along half a cosine (default), up and then down, down in steps, or constant",
+    )
+    add(
+        "--milestones",
+        type=whole(1),
+        nargs="+",
+        metavar="EPOCH",
+        help="of the schedule step: after so many epochs the rate falls to a tenth (default: after half and three "
+        "quarters of them)",
+    )
+    add(
+        "--warmup",
+        type=real("of at least 0", lambda epochs: epochs >= 0),
+        metavar="EPOCHS",
+        help="let the learning rate grow from near 0 for so long, before the schedule (default: 0)",
+    )
+    add(
+        "--clip-norm",
+        type=real("above 0", lambda norm: norm > 0),
+        metavar="X",
+        help="shrink gradients whose norm is larger (default: no limit)",
+    )
+
+    add = command.add_argument_group("against overfitting").add_argument
+    add(
+        "--augment",
+        type=augment,
+        nargs="+",
+        metavar="CHANGE",
+        help="change training images at random: shift=PIXELS (fractions too), crop=PADDING, flip (left and right), "
+        "cutout=SIZE, or none",
     )
     add(
         "--weight-decay",
@@ -113,17 +163,53 @@ def _add_train(commands: argparse._SubParsersAction[Parser]) -> None:
         help=f"default: {', '.join(f'{decay:g} for {name}' for name, decay in OPTIMIZERS.items())}",
     )
     add(
-        "--shift",
-        type=real("from 0 to 64", lambda shift: 0 <= shift <= 64),
-        metavar="PIXELS",
-        help="shift training images at random by up to so many pixels, 0 for not at all",
+        "--label-smoothing",
+        type=real("from 0 to below 1", lambda share: 0 <= share < 1),
+        metavar="X",
+        help="the share of each label that is spread over all classes",
     )
-    _add_threads(command)
-    add("--seed", type=whole(0, 2**32 - 1), default=0, metavar="N", help="of all that is random (default: 0)")
+    add(
+        "--validation",
+        type=real("from 0 to 0.5", lambda share: 0 <= share <= 0.5),
+        metavar="SHARE",
+        help="training images to hold back and measure every epoch on (default: 0.1 with --patience; else 0, and "
+        "epochs are measured on the test images)",
+    )
+    add(
+        "--patience",
+        type=whole(1),
+        metavar="EPOCHS",
+        help="stop when the validation loss has not fallen for so long, and keep the best weights",
+    )
+
+    add = command.add_argument_group("files").add_argument
     add(
         "--output",
         metavar="FILE",
         help="where to save the model, .safetensors or .npz (default: MODEL.safetensors in the current folder)",
+    )
+    add("--history", metavar="FILE", help="save losses and accuracies of all epochs, .csv or .json")
+    add(
+        "--plot",
+        metavar="FILE",
+        help="draw them, the confusion matrix, and the filters of the first layer, .png, .svg or .pdf",
+    )
+    add(
+        "--checkpoint",
+        metavar="FILE",
+        help="where to save what --resume needs, .safetensors or .npz (default: OUTPUT with .checkpoint in its name, "
+        "removed at the end)",
+    )
+    add(
+        "--checkpoint-every",
+        type=real("of at least 0", lambda seconds: seconds >= 0),
+        metavar="SECONDS",
+        help="the most work that can be lost (default: 60)",
+    )
+    add(
+        "--resume",
+        metavar="FILE",
+        help="go on from a checkpoint, with the options of then, and end with the same bits as without interruption",
     )
 
 
@@ -146,7 +232,7 @@ def _add_predict(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--batch-size", type=whole(1), default=256, metavar="N", help="images at a time (default: %(default)s)")
     add("--rows", type=whole(0), default=10, metavar="N", help="predictions to show (default: %(default)s)")
     add("--output", metavar="FILE", help="write all predictions to a file, .csv or .npz")
-    _add_threads(command)
+    _add_threads(add)
 
 
 def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -193,5 +279,5 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--against", metavar="OLD", help="show what changed since an earlier run")
 
 
-def _add_threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=whole(1), metavar="N", help="how many to use (default: all cores)")
+def _add_threads(add: Callable[..., Any]) -> None:
+    add("--threads", type=whole(1), metavar="N", help="how many to use (default: all cores)")

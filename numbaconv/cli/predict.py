@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,10 +68,10 @@ class Predictor:
         with user_errors():
             images = prepare(samples.images, self.scale, self.mean, self.std, own_scale=own_scale, where=samples.where)
         outputs = []
-        with progress_bar(console, math.ceil(len(images) / batch_size)) as advance:
+        with progress_bar(console, len(images)) as show_progress:
             for start in range(0, len(images), batch_size):
                 outputs.append(softmax(self.model(images[start : start + batch_size])))
-                advance("predicting")
+                show_progress("predicting", min(start + batch_size, len(images)))
         return np.concatenate(outputs)
 
 

@@ -55,10 +55,14 @@ def real(value: Any, name: str, smallest: float, largest: float = math.inf) -> f
     """``value`` as a finite float from ``smallest`` to ``largest``."""
     if isinstance(value, bool | np.bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    if not (smallest <= value <= largest and math.isfinite(value)):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf if value > 0 else -math.inf
+    if not (smallest <= number <= largest and math.isfinite(number)):
         rule = f"at least {smallest:g}" if largest == math.inf else f"from {smallest:g} to {largest:g}"
-        raise ValueError(f"{name} must be {rule} and finite, got {value}")
-    return float(value)
+        raise ValueError(f"{name} must be {rule} and finite, got {number:g}")
+    return number
 
 
 def labels(value: Any, classes: int, name: str = "target") -> np.ndarray:

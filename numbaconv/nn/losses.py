@@ -32,7 +32,8 @@ class Loss:
         return self.forward(prediction, target)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        public = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({public})"
 
     def _recall(self) -> Any:
         if self._saved is None:

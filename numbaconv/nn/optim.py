@@ -1,7 +1,8 @@
-"""How parameters follow their gradients: the update rules of torch, to the letter."""
+"""How parameters follow their gradients: the update rules of torch, to the letter, and the clipping of gradients."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
@@ -49,10 +50,12 @@ class Optimizer:
 
         Raises
         ------
+        TypeError
+            One of them is no Parameter.
         ValueError
             There are none; or the optimizer is already bound to others, whose past it remembers.
         """
-        parameters = list(parameters)
+        parameters = _checked(parameters)
         if not parameters:
             raise ValueError("there are no parameters to train")
         if self._parameters and list(map(id, self._parameters)) != list(map(id, parameters)):
@@ -122,6 +125,62 @@ class Optimizer:
     def __repr__(self) -> str:
         public = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
         return f"{type(self).__name__}({public})"
+
+
+def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
+    """Shrink all gradients by one factor, so that together they are no longer than ``max_norm``; in place.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        Those without a gradient count as 0.
+    max_norm : float
+        At least 0.
+
+    Returns
+    -------
+    float
+        The Euclidean norm of all gradients taken as one vector, as it was.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One of them is no Parameter, or ``max_norm`` no number, or below 0.
+
+    References
+    ----------
+    Pascanu, Mikolov, Bengio: On the difficulty of training recurrent neural networks, 2012, arXiv:1211.5063.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbaconv import nn
+    >>> weight = nn.Parameter(np.zeros(2))
+    >>> weight.grad = np.array([3.0, 4.0])
+    >>> nn.clip_grad_norm([weight], max_norm=1.0)
+    5.0
+    >>> weight.grad.round(3)
+    array([0.6, 0.8])
+    """
+    max_norm = real(max_norm, "max_norm", 0)
+    gradients = [parameter.grad for parameter in _checked(parameters) if parameter.grad is not None]
+    norm = math.sqrt(sum(float(np.square(gradient, dtype=np.float64).sum()) for gradient in gradients))
+    factor = max_norm / (norm + 1e-6)  # torch's
+    if factor < 1:
+        for gradient in gradients:
+            gradient *= gradient.dtype.type(factor)
+    return norm
+
+
+def _checked(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """A list of them; a TypeError if one is something else."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        if not isinstance(parameter, Parameter):
+            raise TypeError(
+                f"parameters must be instances of nn.Parameter, got {parameter!r} ({type(parameter).__name__})"
+            )
+    return parameters
 
 
 class SGD(Optimizer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +10,15 @@ import numpy as np
 
 from numbaconv.arrays import float_array
 from numbaconv.geometry import integer
+from numbaconv.nn.checkpoints import Checkpoint
+from numbaconv.nn.checks import real
+from numbaconv.nn.loop import Augment, Loop
 from numbaconv.nn.losses import CrossEntropyLoss, Loss
 from numbaconv.nn.module import Module
-from numbaconv.nn.optim import Optimizer
-from numbaconv.nn.records import Epoch, Evaluation, Progress, Tally
+from numbaconv.nn.optim import Optimizer, clip_grad_norm
+from numbaconv.nn.records import Epoch, Evaluation, History, Progress, Tally, are_labels
+from numbaconv.nn.schedules import Schedule
+from numbaconv.nn.stopping import EarlyStopping
 
 
 class Trainer:
@@ -85,8 +90,9 @@ class Trainer:
         TypeError, ValueError
             The data do not fit each other, the model or the loss. No parameter has been changed then.
         """
+        x, y = _check_data(x, y)
         self.model.train()
-        return self._step(*_check_data(x, y))[0]
+        return self._train_batch(self._cast(x), y)[0]
 
     def fit(
         self,
@@ -98,9 +104,15 @@ class Trainer:
         validation: tuple[np.ndarray, np.ndarray] | None = None,
         shuffle: bool = True,
         seed: int | np.random.Generator | None = None,
+        augment: Augment | None = None,
+        schedule: Schedule | None = None,
+        clip_norm: float | None = None,
+        early_stopping: EarlyStopping | None = None,
+        checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+        resume: str | os.PathLike[str] | None = None,
         on_batch: Callable[[Progress], Any] | None = None,
         on_epoch: Callable[[Epoch], Any] | None = None,
-    ) -> list[Epoch]:
+    ) -> History:
         """Train for some epochs, each of them once through all images.
 
         Parameters
@@ -114,52 +126,89 @@ class Trainer:
         shuffle : bool
             Whether every epoch takes the images in another order.
         seed : int or numpy.random.Generator, optional
-            Where these orders come from.
+            Where these orders, and the changes that ``augment`` makes, come from.
+        augment : callable, optional
+            ``augment(images, rng)`` gives what a batch is trained on instead of ``images``, such as
+            :class:`numbaconv.data.RandomCrop`.
+        schedule : Schedule, optional
+            The learning rate of every step; the optimizer's own is the largest. It is the optimizer's again afterwards.
+        clip_norm : float, optional
+            How long all gradients together may be, see :func:`clip_grad_norm`.
+        early_stopping : EarlyStopping, optional
+            Whether to stop before the last epoch, and to go back to the best one.
+        checkpoint : Checkpoint or path-like, optional
+            Where to save what ``resume`` needs. A first Ctrl-C or SIGTERM then waits for the batch to be done, saves,
+            and is a ``KeyboardInterrupt``; a second one does not wait.
+        resume : path-like, optional
+            A checkpoint to go on from, called as the training was that it was saved from; only ``epochs`` may be more.
+            Every bit will be as if there had been no interruption.
         on_batch, on_epoch : callable, optional
             Called after every batch with a :class:`Progress`, after every epoch with its :class:`Epoch`: to show them,
-            or to change ``optimizer.lr``.
+            to change ``optimizer.lr`` where there is no schedule, or to end it all by raising :class:`StopTraining`.
 
         Returns
         -------
-        list of Epoch
-            One for each.
+        History
+            An :class:`Epoch` for each, those before ``resume`` included.
 
         Raises
         ------
         TypeError, ValueError
-            The data are empty, or do not fit each other, the model or the loss. No parameter has been changed then.
+            An argument is none of that; the data are empty, or do not fit each other, the model, the loss or (a
+            :class:`CheckpointError`) the checkpoint. No parameter has been changed then.
+        FloatingPointError
+            The loss is no longer a finite number, and more steps would not change that.
+        KeyboardInterrupt
+            Training was interrupted; where there is a ``checkpoint``, after saving it.
+        OSError
+            A checkpoint cannot be read or written.
         """
         x, y = _check_data(x, y)
         epochs, batch_size = integer(epochs, "epochs", 1), integer(batch_size, "batch_size", 1)
-        self._check_fit(x, y, batch_size)
+        clip_norm = None if clip_norm is None else real(clip_norm, "clip_norm", 0)
+        if isinstance(checkpoint, str | os.PathLike):
+            checkpoint = Checkpoint(checkpoint)
+        for name, value, kind in (
+            ("schedule", schedule, Schedule),
+            ("early_stopping", early_stopping, EarlyStopping),
+            ("checkpoint", checkpoint, Checkpoint),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(
+                    f"{name} must be an instance of nn.{kind.__name__}, got {value!r} ({type(value).__name__})"
+                )
+        for name, function in (("augment", augment), ("on_batch", on_batch), ("on_epoch", on_epoch)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be callable, got {function!r} ({type(function).__name__})")
+        self._check_fit(x, y, batch_size, augment)
         if validation is not None:
             validation = _check_data(*_two(validation))
             self._check_fit(*validation, batch_size)
-        rng = np.random.default_rng(seed)
-        history = []
-        for epoch in range(1, epochs + 1):
-            start = time.perf_counter()
-            order = rng.permutation(len(x)) if shuffle else np.arange(len(x))
-            trained = self._run_epoch(x, y, order, batch_size, epoch, epochs, on_batch)
-            seconds = time.perf_counter() - start
-            validated = None if validation is None else self.evaluate(*validation)
-            history.append(
-                Epoch(
-                    epoch=epoch,
-                    loss=trained.loss,
-                    accuracy=trained.accuracy,
-                    validation_loss=None if validated is None else validated.loss,
-                    validation_accuracy=None if validated is None else validated.accuracy,
-                    seconds=seconds,
-                    images_per_second=len(x) / seconds,
-                )
-            )
-            if on_epoch is not None:
-                on_epoch(history[-1])
-        return history
+        if early_stopping is not None:
+            _check_monitor(early_stopping, validation)
+        loop = Loop(
+            trainer=self,
+            x=x,
+            y=y,
+            epochs=epochs,
+            batch_size=batch_size,
+            validation=validation,
+            shuffle=bool(shuffle),
+            rng=np.random.default_rng(seed),
+            augment=augment,
+            schedule=schedule,
+            clip_norm=clip_norm,
+            early_stopping=early_stopping,
+            checkpoint=checkpoint,
+            on_batch=on_batch,
+            on_epoch=on_epoch,
+        )
+        if resume is not None:
+            loop.resume(resume)
+        return loop.train()
 
     def evaluate(self, x: np.ndarray, y: np.ndarray, batch_size: int = 256) -> Evaluation:
-        """Loss and accuracy on some images, the model in evaluation mode.
+        """How well the model does on some images, in evaluation mode.
 
         Parameters
         ----------
@@ -171,7 +220,7 @@ class Trainer:
         Returns
         -------
         Evaluation
-            ``(loss, accuracy)``.
+            Loss and accuracy, the confusion matrix and the accuracy of each class.
 
         Raises
         ------
@@ -181,9 +230,12 @@ class Trainer:
         x, y = _check_data(x, y)
         tally = Tally()
         predictions = self.predict(x, batch_size)
-        for batch in _batches(np.arange(len(x)), batch_size):
+        for start in range(0, len(x), batch_size):
+            batch = slice(start, start + batch_size)
             tally.add(self.loss.forward(predictions[batch], y[batch]), predictions[batch], y[batch])
-        return Evaluation(tally.loss, tally.accuracy)
+        if not are_labels(y, predictions):
+            return Evaluation(tally.loss, None)
+        return Evaluation(tally.loss, tally.accuracy, y.astype(np.int64), predictions.argmax(1), predictions.shape[1])
 
     def predict(self, x: np.ndarray, batch_size: int = 256) -> np.ndarray:
         """The model's outputs for some images, in evaluation mode; ``predict(x).argmax(1)`` are the labels.
@@ -215,31 +267,11 @@ class Trainer:
                 module.training = mode
         return np.concatenate(batches)
 
-    def _run_epoch(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        order: np.ndarray,
-        batch_size: int,
-        epoch: int,
-        epochs: int,
-        on_batch: Callable[[Progress], Any] | None,
-    ) -> Evaluation:
-        """Train once on all images in this order."""
-        self.model.train()
-        tally = Tally()
-        batches = _batches(order, batch_size)
-        for i, batch in enumerate(batches, 1):
-            loss, prediction = self._step(x[batch], y[batch])
-            tally.add(loss, prediction, y[batch])
-            if on_batch is not None:
-                on_batch(Progress(epoch, epochs, i, len(batches), tally.images, tally.loss, tally.accuracy))
-        return Evaluation(tally.loss, tally.accuracy)
-
-    def _step(self, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    def _train_batch(self, x: np.ndarray, y: np.ndarray, clip_norm: float | None = None) -> tuple[float, np.ndarray]:
+        """Forward, backward, one step of the optimizer; the loss and the prediction, as they were before the step."""
         # A learning rate that is too large shows as a loss that is no number; warnings would only be in its way.
         with np.errstate(over="ignore", invalid="ignore"):
-            prediction = self.model.forward(self._cast(x))
+            prediction = self.model.forward(x)
             loss = self.loss.forward(prediction, y)
             self.optimizer.zero_grad()
             self.model.require_input_grad(False)
@@ -247,26 +279,40 @@ class Trainer:
                 self.model.backward(self.loss.backward())
             finally:
                 self.model.require_input_grad(True)
+            if clip_norm is not None:
+                clip_grad_norm(self.model.parameters(), clip_norm)
             self.optimizer.step()
         return loss, prediction
 
     def _cast(self, x: np.ndarray) -> np.ndarray:
+        """``x`` in the dtype of the model."""
         return x.astype(self.model.dtype, copy=False)
 
-    def _check_fit(self, x: np.ndarray, y: np.ndarray, batch_size: int) -> None:
+    def _check_fit(self, x: np.ndarray, y: np.ndarray, batch_size: int, augment: Augment | None = None) -> None:
         """Raise before anything is trained if model, images, targets and loss do not fit each other."""
-        output = self.predict(x[:batch_size], batch_size)
+        images = self._cast(x[:batch_size])
+        if augment is not None:
+            changed = augment(images.copy(), np.random.default_rng(0))
+            if not isinstance(changed, np.ndarray) or len(changed) != len(images):
+                raise TypeError(
+                    f"augment must give an array of {len(images)} images here, got {type(changed).__name__}"
+                )
+            images = changed
+        output = self.predict(images, batch_size)
         self.loss.check_target(y, (len(x), *output.shape[1:]))
-
-
-def _batches(order: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def _two(validation: Any) -> tuple[Any, Any]:
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise TypeError("validation must be a pair of arrays, (images, targets)")
     return validation[0], validation[1]
+
+
+def _check_monitor(stopping: EarlyStopping, validation: tuple[np.ndarray, np.ndarray] | None) -> None:
+    if validation is None:
+        raise ValueError("early_stopping needs validation data")
+    if stopping.monitor == "validation_accuracy" and validation[1].dtype.kind not in "iu":
+        raise ValueError("early_stopping cannot watch validation_accuracy: the targets are no labels")
 
 
 def _check_images(x: Any) -> np.ndarray:
