@@ -297,28 +297,24 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # in this order: scikit-le
     ) -> list[nn.Epoch]:
         """Train for all epochs, or until nothing gets better any more, and tell how it went."""
         epochs, patience = integer(self.epochs, "epochs", 1), integer(self.n_iter_no_change, "n_iter_no_change", 1)
-        training = self._normalized(training[0]), training[1]
+        stopping = None
         if validation is not None:
             validation = self._normalized(validation[0]), validation[1]
-        history: list[nn.Epoch] = []
-        best = math.inf, 0, trainer.model.state_dict()  # the smallest loss, its epoch, the weights then
-        for number in range(1, epochs + 1):
-            [epoch] = trainer.fit(*training, batch_size=self.batch_size, validation=validation, seed=rng)
-            if not math.isfinite(epoch.loss):
-                raise ValueError(
-                    f"training diverged: the loss is {epoch.loss} in epoch {number}; "
-                    f"try a smaller lr than {trainer.optimizer.lr:g}"
-                )
-            history.append(epoch._replace(epoch=number))
-            if self.verbose:
-                print(_described(history[-1], epochs))
-            if epoch.validation_loss is not None and epoch.validation_loss < best[0]:
-                best = epoch.validation_loss, number, trainer.model.state_dict()
-            if validation is not None and number - best[1] >= patience:
-                break
-        if validation is not None:
-            trainer.model.load_state_dict(best[2])
-        return history
+            stopping = nn.EarlyStopping(patience)
+        try:
+            history = trainer.fit(
+                self._normalized(training[0]),
+                training[1],
+                epochs=epochs,
+                batch_size=self.batch_size,
+                validation=validation,
+                early_stopping=stopping,
+                seed=rng,
+                on_epoch=(lambda epoch: print(_described(epoch, epochs))) if self.verbose else None,
+            )
+        except FloatingPointError as error:
+            raise ValueError(str(error)) from error
+        return list(history)
 
 
 def _shape_of_images(X: Any) -> ImageShape | None:

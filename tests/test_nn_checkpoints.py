@@ -265,7 +265,9 @@ MISFITS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), MISFITS, ids=str)
+@pytest.mark.parametrize(
+    ("change", "message"), MISFITS, ids=["+".join(change) + f"-{k}" for k, (change, _) in enumerate(MISFITS)]
+)
 def test_misfits(path, change, message) -> None:
     fit(new_trainer(), epochs=1, checkpoint=path)
     change = {name: value() if isinstance(value, FunctionType) else value for name, value in change.items()}

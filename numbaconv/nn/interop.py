@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.nn.module import Module
-from numbaconv.nn.serialization import State
 
 #: The dtypes of the safetensors format that a state dict has, by their names there; bfloat16 is read as its bits.
 _DTYPES = {
@@ -119,7 +118,7 @@ def to_torch_state_dict(model: Module) -> dict[str, Any]:
     return {name: torch.from_numpy(array) for name, array in state.items()}
 
 
-def load_safetensors(path: str | os.PathLike[str]) -> State:
+def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the arrays of any safetensors file, such as ``safetensors.torch.save_file`` writes.
 
     Parameters
@@ -180,7 +179,7 @@ def _array(name: str, value: Any) -> np.ndarray:
         for step in (
             "detach",
             "cpu",
-        ):  # torch's tensors on other devices, or with a gradient, do not convert themselves
+        ):  # torch's tensors with a gradient, or on other devices, do not convert themselves
             value = getattr(value, step)() if hasattr(value, step) else value
         try:
             array = np.asarray(value)
