@@ -81,7 +81,7 @@ def _stamp() -> str:
     """A digest of every file that ends up in compiled code."""
     root = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([root / "jit.py", root / "simd.py", *(root / "kernels").glob("*.py")]):
+    for path in sorted([root / "jit.py", *(root / "simd").glob("*.py"), *(root / "kernels").glob("*.py")]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -441,7 +441,7 @@ def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
 @pytest.mark.compiled
 @each_dtype
 def test_products_are_fused_where_the_cpu_can(dtype: Any) -> None:
-    if "fma" not in simd._FUSED or simd._FUSED == "llvm.fmuladd":
+    if "fma" not in simd.cpu.FUSED or simd.cpu.FUSED == "llvm.fmuladd":
         pytest.skip("no such instruction")
     # (1 + e)(1 - e) - 1 = -e * e: rounded after the product, it would be 0
     e = dtype(np.finfo(dtype).eps)
@@ -476,7 +476,7 @@ import numpy as np
 from cases import assert_equal, expected, only, random_cases, run
 import numbaconv
 from numbaconv import reference, simd
-print(simd.VECTOR_BYTES, simd.VECTOR_REGISTERS, simd._FUSED)
+print(simd.VECTOR_BYTES, simd.VECTOR_REGISTERS, simd.cpu.FUSED)
 if len(sys.argv) > 1:
     numbaconv.set_num_threads(1)
     for number, case in enumerate(random_cases(5, 60, 8_000, [np.float32])):

@@ -1,0 +1,64 @@
+"""A register tile for Numba: the vector vocabulary in which the kernels are written.
+
+A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
+:func:`zeros`, :func:`spread` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard` or :func:`slide`, ends in
+:func:`store`, :func:`put` or :func:`add`. :func:`copy`, :func:`move`, :func:`transpose` and :func:`clear` move memory.
+Arrays are flat, positions in them are counted in elements.
+
+Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
+``NUMBA_DISABLE_JIT=1`` (:mod:`numbaconv.simd.words`); a lowering says what it *compiles to*, in LLVM
+(:mod:`numbaconv.simd.tiles`, :mod:`numbaconv.simd.moves`). Nothing outside of this package knows LLVM.
+
+The number of lanes follows the CPU that Numba compiles for: 512-bit vectors with AVX-512, 256-bit ones with AVX2,
+128-bit ones on NEON and everything else.
+"""
+
+from numbaconv.simd import moves as moves  # so that Numba knows what the words compile to
+from numbaconv.simd.cpu import VECTOR_BYTES, VECTOR_REGISTERS, lanes, lanes_of
+from numbaconv.simd.tiles import linear
+from numbaconv.simd.words import (
+    add,
+    clear,
+    copy,
+    dot,
+    fill,
+    hadamard,
+    load,
+    move,
+    narrow,
+    outer,
+    plus,
+    put,
+    slide,
+    spread,
+    store,
+    transpose,
+    widen,
+    zeros,
+)
+
+__all__ = [
+    "VECTOR_BYTES",
+    "VECTOR_REGISTERS",
+    "lanes",
+    "lanes_of",
+    "zeros",
+    "spread",
+    "load",
+    "fill",
+    "outer",
+    "hadamard",
+    "slide",
+    "dot",
+    "plus",
+    "linear",
+    "store",
+    "put",
+    "add",
+    "copy",
+    "move",
+    "narrow",
+    "widen",
+    "transpose",
+    "clear",
+]

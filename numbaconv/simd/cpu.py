@@ -1,0 +1,40 @@
+"""What the vectors of the CPU are like that Numba compiles for."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+from numba.core import codegen, config
+
+
+def _features() -> set[str]:
+    """The features of the CPU that Numba compiles for, such as ``avx2`` or ``neon``."""
+    if config.CPU_FEATURES is not None:
+        listed = config.CPU_FEATURES
+    elif config.CPU_NAME == "generic":
+        listed = ""
+    else:
+        listed = codegen.get_host_cpu_features()
+    return {feature[1:] for feature in listed.split(",") if feature.startswith("+")}
+
+
+_FEATURES = _features()
+_ARM = platform.machine().lower() in ("arm64", "aarch64")
+#: Bytes of a vector register.
+VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx2" in _FEATURES else 16
+#: How many vector registers there are.
+VECTOR_REGISTERS = 32 if _ARM or "avx512f" in _FEATURES else 16
+#: Without the instruction, an exact fused operation would be a call into the C library for every lane.
+FUSED = "llvm.fma" if _ARM or "fma" in _FEATURES or "avx512f" in _FEATURES else "llvm.fmuladd"
+
+
+def lanes(dtype: Any) -> int:
+    """How many elements of ``dtype`` a vector holds."""
+    return VECTOR_BYTES // np.dtype(dtype).itemsize
+
+
+def lanes_of(array: np.ndarray) -> int:
+    """The same for the elements of an array, as a constant in compiled code."""
+    return lanes(array.dtype)

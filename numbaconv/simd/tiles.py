@@ -1,0 +1,282 @@
+"""What the words that make, change and write a tile compile to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import lower_builtin, type_callable
+
+from numbaconv.simd.code import Code, Tile, keep_rolled, pointer_of
+from numbaconv.simd.cpu import VECTOR_BYTES, lanes_of
+from numbaconv.simd.words import add, dot, fill, hadamard, load, outer, plus, put, silent, slide, spread, store, zeros
+
+
+@type_callable(zeros)
+def _type_zeros(context: Any) -> Callable:
+    return lambda rows, vectors, like: _tile_type(rows, vectors, like)
+
+
+@type_callable(spread)
+@type_callable(fill)
+def _type_spread(context: Any) -> Callable:
+    return lambda rows, vectors, array, start: _tile_type(rows, vectors, array)
+
+
+@type_callable(lanes_of)
+def _type_lanes_of(context: Any) -> Callable:
+    return lambda array: types.intp
+
+
+@type_callable(load)
+def _type_load(context: Any) -> Callable:
+    return lambda rows, array, start, pitch: _tile_type(rows, types.literal(1), array)
+
+
+@type_callable(plus)
+def _type_plus(context: Any) -> Callable:
+    return lambda tile, other: tile if tile == other else None
+
+
+@type_callable(outer)
+@type_callable(dot)
+def _type_outer(context: Any) -> Callable:
+    return lambda tile, a, i, pitch, b, j, apart: tile
+
+
+@type_callable(hadamard)
+def _type_hadamard(context: Any) -> Callable:
+    return lambda tile, a, i, pitch, b, j: tile
+
+
+@type_callable(slide)
+def _type_slide(context: Any) -> Callable:
+    def typed(
+        tile: Any, a: Any, i: Any, pitch: Any, b: Any, j: Any, b_pitch: Any, taps: Any, rows: Any, along: Any
+    ) -> Any:
+        return tile if all(isinstance(size, types.IntegerLiteral) for size in (taps, rows, along)) else None
+
+    return typed
+
+
+@type_callable(store)
+def _type_store(context: Any) -> Callable:
+    return lambda tile, array, start, pitch, apart: types.none
+
+
+@type_callable(put)
+def _type_put(context: Any) -> Callable:
+    return lambda tile, array, start, pitch, rows, first, last: types.none
+
+
+@type_callable(add)
+def _type_add(context: Any) -> Callable:
+    return lambda tile, array, start, pitch: types.none
+
+
+def _tile_type(rows: Any, vectors: Any, array: Any) -> Tile | None:
+    """None, "not like this", until Numba offers the two sizes as literals."""
+    if isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral):
+        return Tile(array.dtype, rows.literal_value, vectors.literal_value)
+    return None
+
+
+@lower_builtin(zeros, types.Integer, types.Integer, types.Array)
+def _lower_zeros(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return ir.Constant(context.get_value_type(sig.return_type), None)
+
+
+@lower_builtin(spread, types.Integer, types.Integer, types.Array, types.Integer)
+def _lower_spread(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = Code(context, builder, sig.return_type)
+    pointer = pointer_of(code.context, code.builder, sig.args[2], args[2], args[3])
+    apart = ir.Constant(ir.IntType(64), code.tile.lanes)
+    row = [code.load(code.pointer(pointer, v, apart)) for v in range(code.tile.vectors)]
+    return code.tile_of(row * code.tile.rows)
+
+
+@lower_builtin(fill, types.Integer, types.Integer, types.Array, types.Integer)
+def _lower_fill(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = Code(context, builder, sig.return_type)
+    pointer = pointer_of(code.context, code.builder, sig.args[2], args[2], args[3])
+    one = ir.Constant(ir.IntType(64), 1)
+    rows = [code.broadcast(code.pointer(pointer, p, one)) for p in range(code.tile.rows)]
+    return code.tile_of([row for row in rows for _ in range(code.tile.vectors)])
+
+
+@lower_builtin(lanes_of, types.Array)
+def _lower_lanes_of(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return context.get_constant(types.intp, VECTOR_BYTES * 8 // sig.args[0].dtype.bitwidth)
+
+
+@lower_builtin(load, types.Integer, types.Array, types.Integer, types.Integer)
+def _lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = Code(context, builder, sig.return_type)
+    pointer = pointer_of(context, builder, sig.args[1], args[1], args[2])
+    return code.tile_of([code.load(code.pointer(pointer, p, args[3])) for p in range(code.tile.rows)])
+
+
+@lower_builtin(plus, Tile, Tile)
+def _lower_plus(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = Code(context, builder, sig.return_type)
+    pairs = ((builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(args[0].type.count))
+    return code.tile_of([builder.fadd(a, b) for a, b in pairs])
+
+
+@lower_builtin(outer, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer)
+def _lower_outer(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _lower_rank_one(Code(context, builder, sig.args[0]), sig, args, Code.broadcast)
+
+
+@lower_builtin(dot, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer)
+def _lower_dot(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _lower_rank_one(Code(context, builder, sig.args[0]), sig, args, Code.load)
+
+
+def _lower_rank_one(code: Code, sig: Any, args: Any, factor_at: Callable) -> Any:
+    """Add the products of a column of factors, broadcast or loaded, and a row of vectors."""
+    tile, a, i, pitch, b, j, apart = args
+    left = pointer_of(code.context, code.builder, sig.args[1], a, i)
+    right = pointer_of(code.context, code.builder, sig.args[4], b, j)
+    keep_rolled(code.builder)
+    vectors = [code.load(code.pointer(right, v, apart)) for v in range(code.tile.vectors)]
+    here = code.column(left, pitch, code.tile.rows)
+    result = []
+    for p, row in enumerate(code.rows(tile)):
+        factor = factor_at(code, here[p])
+        result += [code.fma(factor, vector, total) for vector, total in zip(vectors, row, strict=True)]
+    return code.tile_of(result)
+
+
+@lower_builtin(hadamard, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer)
+def _lower_hadamard(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, a, i, pitch, b, j = args
+    code = Code(context, builder, sig.args[0])
+    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
+    keep_rolled(builder)
+    apart = ir.Constant(ir.IntType(64), code.tile.lanes)
+    weights = [code.load(code.pointer(right, v, apart)) for v in range(code.tile.vectors)]
+    here = code.column(left, pitch, code.tile.rows)
+    result = []
+    for p, row in enumerate(code.rows(tile)):
+        values = [code.load(code.pointer(here[p], v, apart)) for v in range(code.tile.vectors)]
+        result += [code.fma(*factors) for factors in zip(values, weights, row, strict=True)]
+    return code.tile_of(result)
+
+
+@lower_builtin(slide, Tile, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 5)
+def _lower_slide(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, a, i, pitch, b, j, b_pitch = args[:7]
+    taps, rows, along = (size.literal_value for size in sig.args[7:])
+    code = Code(context, builder, sig.args[0])
+    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
+    keep_rolled(builder)
+    weights = [code.load(code.pointer(right, k, b_pitch)) for k in range(taps)]
+    sums = [row[0] for row in code.rows(tile)]
+    count = (len(sums) - 1) * rows + (taps - 1) * along + 1
+    for position, here in enumerate(code.column(left, pitch, count)):
+        pairs = [(p, k) for p in range(len(sums)) for k in range(taps) if p * rows + k * along == position]
+        if pairs:
+            vector = code.load(here)
+            for p, k in pairs:
+                sums[p] = code.fma(vector, weights[k], sums[p])
+    return code.tile_of(sums)
+
+
+@lower_builtin(store, Tile, types.Array, types.Integer, types.Integer, types.Integer)
+def _lower_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, array, start, pitch, apart = args
+    code = Code(context, builder, sig.args[0])
+    first = pointer_of(context, builder, sig.args[1], array, start)
+    for p, row in enumerate(code.rows(tile)):
+        for v, vector in enumerate(row):
+            code.store(vector, code.pointer(code.pointer(first, p, pitch), v, apart))
+    return context.get_dummy_value()
+
+
+@lower_builtin(put, Tile, types.Array, *[types.Integer] * 5)
+def _lower_put(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Vector by vector from above to below; leaps over vectors and rows of which nothing is to be written."""
+    tile, array, start, pitch, rows, first, last = args
+    code = Code(context, builder, sig.args[0])
+    pointer = pointer_of(context, builder, sig.args[1], array, start)
+    table = code.rows(tile)
+    for v in range(code.tile.vectors):
+        lane = first.type(v * code.tile.lanes)
+        low, high = builder.sub(first, lane), builder.sub(last, lane)
+        begins = builder.icmp_signed("<", low, low.type(code.tile.lanes))
+        some = builder.and_(begins, builder.icmp_signed(">", high, high.type(0)))
+        with builder.if_then(some):
+            mask = builder.and_(code.mask(high), builder.not_(code.mask(low)))
+            here = builder.gep(pointer, [lane])
+            end = builder.append_basic_block("rows_end")
+            for p, row in enumerate(table):
+                exists = builder.append_basic_block("row")
+                builder.cbranch(builder.icmp_signed(">", rows, rows.type(p)), exists, end)
+                builder.position_at_end(exists)
+                code.store_masked(row[v], code.pointer(here, p, pitch), mask)
+            builder.branch(end)
+            builder.position_at_end(end)
+    return context.get_dummy_value()
+
+
+@lower_builtin(add, Tile, types.Array, types.Integer, types.Integer)
+def _lower_add(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, array, start, pitch = args
+    code = Code(context, builder, sig.args[0])
+    first = pointer_of(context, builder, sig.args[1], array, start)
+    apart = ir.Constant(ir.IntType(64), code.tile.lanes)
+    for p, row in enumerate(code.rows(tile)):
+        for v, vector in enumerate(row):
+            here = code.pointer(code.pointer(first, p, pitch), v, apart)
+            code.store(builder.fadd(code.load(here), vector), here)
+    return context.get_dummy_value()
+
+
+def _lower_linear(code: Code, matrix: tuple[tuple[Fraction, ...], ...], column: tuple[Any, ...]) -> list[Any]:
+    """A constant matrix times a column of vectors.
+
+    Two rows that differ only in the signs of some elements share their work: the sum over the elements that agree, and
+    that over the others, which the one row adds and the other subtracts.
+    """
+    result: dict[int, Any] = {}
+    for i, row in enumerate(matrix):
+        if i in result:
+            continue
+        for j in range(i + 1, len(matrix)):
+            pairs = list(zip(row, matrix[j], strict=True))
+            same, other = [a * (a == b) for a, b in pairs], [a * (a == -b) for a, b in pairs]
+            if any(same) and any(other) and all(abs(a) == abs(b) for a, b in pairs):
+                even, odd = code.combination(same, column), code.combination(other, column)
+                result[i], result[j] = code.builder.fadd(even, odd), code.builder.fsub(even, odd)
+                break
+        else:
+            result[i] = code.combination(row, column)
+    return [result[i] for i in range(len(matrix))]
+
+
+def linear(matrix: tuple[tuple[Fraction, ...], ...]) -> Callable[[Any], Any]:
+    """A word of its own for a constant matrix: ``word(tile)[p] = sum(matrix[p][k] * tile[k])``."""
+    rows = len(matrix)
+
+    @silent
+    def word(tile: Any) -> Any:
+        return np.array(matrix, tile.dtype) @ tile
+
+    @type_callable(word)
+    def typed(context: Any) -> Callable:
+        return lambda tile: Tile(tile.dtype, rows, tile.vectors) if tile.rows == len(matrix[0]) else None
+
+    @lower_builtin(word, Tile)
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        code = Code(context, builder, sig.args[0])
+        keep_rolled(builder)
+        columns = zip(*code.rows(args[0]), strict=True)
+        products = [_lower_linear(code, matrix, column) for column in columns]
+        return code.tile_of([row for rows in zip(*products, strict=True) for row in rows])
+
+    return word

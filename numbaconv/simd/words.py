@@ -1,0 +1,162 @@
+"""What the words mean, in NumPy: this is what runs under ``NUMBA_DISABLE_JIT=1``, and it checks every position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numbaconv.simd.cpu import lanes
+
+#: A tile may hang over what there is to compute, and sum whatever its memory held before; nothing of that is kept.
+silent = np.errstate(over="ignore", invalid="ignore")
+
+
+def zeros(rows: int, vectors: int, like: np.ndarray) -> Any:
+    """A tile of zeros, of the dtype of the array ``like``. ``rows`` and ``vectors`` are compile-time constants."""
+    return np.zeros((rows, vectors * lanes(like.dtype)), like.dtype)
+
+
+def spread(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
+    """A tile whose rows all hold the elements of ``array`` from ``start`` on."""
+    return np.tile(cut(array, start, vectors * lanes(array.dtype)), (rows, 1))
+
+
+def load(rows: int, array: np.ndarray, start: int, pitch: int) -> Any:
+    """A tile of single vectors: its row ``p`` holds the elements of ``array`` from ``start + p * pitch`` on."""
+    return np.stack([cut(array, start + p * pitch, lanes(array.dtype)) for p in range(rows)])
+
+
+def fill(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
+    """A tile whose row ``p`` is filled with ``array[start + p]``."""
+    return np.tile(cut(array, start, rows)[:, None], (1, vectors * lanes(array.dtype)))
+
+
+@silent
+def outer(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apart: int) -> Any:
+    """Add an outer product of scalars that lie ``pitch`` apart and vectors that lie ``apart``.
+
+    ``tile[p, v, lane] += a[i + p * pitch] * b[j + v * apart + lane]``
+    """
+    rows, width = tile.shape
+    size = lanes(b.dtype)
+    row = np.concatenate([cut(b, j + v * apart, size) for v in range(width // size)])
+    return tile + np.outer([a[i + p * pitch] for p in range(rows)], row)
+
+
+@silent
+def hadamard(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int) -> Any:
+    """Add products lane by lane: ``tile[p, lane] += a[i + p * pitch + lane] * b[j + lane]``."""
+    rows, width = tile.shape
+    return tile + np.stack([cut(a, i + p * pitch, width) for p in range(rows)]) * cut(b, j, width)
+
+
+@silent
+def slide(
+    tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, b_pitch: int, taps: int, rows: int, along: int
+) -> Any:
+    """Add products lane by lane, of ``taps`` vectors each, loading those that neighbouring rows share but once.
+
+    ``tile[p, lane] += a[i + (p * rows + k * along) * pitch + lane] * b[j + k * b_pitch + lane]`` for each ``k`` below
+    ``taps``. The last three arguments are compile-time constants.
+    """
+    for k in range(taps):
+        tile = hadamard(tile, a, i + k * along * pitch, rows * pitch, b, j + k * b_pitch)
+    return tile
+
+
+@silent
+def dot(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apart: int) -> Any:
+    """Add a step of the dot products of all rows and vectors.
+
+    ``tile[p, v, lane] += a[i + p * pitch + lane] * b[j + v * apart + lane]``
+    """
+    rows, width = tile.shape
+    size = lanes(b.dtype)
+    left = [cut(a, i + p * pitch, size) for p in range(rows)]
+    right = [cut(b, j + v * apart, size) for v in range(width // size)]
+    return tile + np.array([np.concatenate([row * vector for vector in right]) for row in left])
+
+
+@silent
+def plus(tile: Any, other: Any) -> Any:
+    """The sum of two tiles."""
+    return tile + other
+
+
+def store(tile: Any, array: np.ndarray, start: int, pitch: int, apart: int) -> None:
+    """Write the vectors of a tile: ``array[start + p * pitch + v * apart + lane] = tile[p, v, lane]``."""
+    size = lanes(array.dtype)
+    for p, row in enumerate(tile):
+        for v in range(row.size // size):
+            cut(array, start + p * pitch + v * apart, size)[:] = row[v * size : (v + 1) * size]
+
+
+def put(tile: Any, array: np.ndarray, start: int, pitch: int, rows: int, first: int, last: int) -> None:
+    """Write a part of a tile: ``array[start + p * pitch + k] = tile[p, k]``.
+
+    For ``p`` below ``rows``, and ``k``, which counts the lanes of all vectors, from ``first`` to below ``last``.
+    """
+    for p, row in enumerate(tile[: max(0, rows)]):
+        for k in range(max(0, first), min(last, row.size)):
+            cut(array, start + p * pitch + k, 1)[:] = row[k]
+
+
+def add(tile: Any, array: np.ndarray, start: int, pitch: int) -> None:
+    """Add the rows of a tile to what is there: ``array[start + p * pitch + lane] += tile[p, lane]``."""
+    for p, row in enumerate(tile):
+        cut(array, start + p * pitch, row.size)[:] += row
+
+
+def copy(to: np.ndarray, i: int, i_step: int, source: np.ndarray, j: int, j_step: int, count: int) -> None:
+    """Copy elements that lie some steps apart: ``to[i + k * i_step] = source[j + k * j_step]``, ``count`` of them."""
+    for k in range(count):
+        cut(to, i + k * i_step, 1)[:] = cut(source, j + k * j_step, 1)
+
+
+def move(to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, count: int) -> None:
+    """Copy a block of memory: ``to[i + r * i_pitch + k] = source[j + r * j_pitch + k]``, for ``k`` below ``count``."""
+    for r in range(rows):
+        copy(to, i + r * i_pitch, 1, source, j + r * j_pitch, 1, count)
+
+
+def narrow(
+    to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, count: int
+) -> None:
+    """Copy every second element: ``to[i + r * i_pitch + k] = source[j + r * j_pitch + 2 * k]``."""
+    for r in range(rows):
+        copy(to, i + r * i_pitch, 1, source, j + r * j_pitch, 2, count)
+
+
+def widen(
+    to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, count: int
+) -> None:
+    """Copy to every second element: ``to[i + r * i_pitch + 2 * k] = source[j + r * j_pitch + k]``."""
+    for r in range(rows):
+        copy(to, i + r * i_pitch, 2, source, j + r * j_pitch, 1, count)
+
+
+def transpose(
+    to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, columns: int
+) -> None:
+    """Copy a block the other way round: ``to[i + c * i_pitch + r] = source[j + r * j_pitch + c]``.
+
+    For ``r`` below ``rows`` and ``c`` below ``columns``, neither of which is above the number of lanes.
+    """
+    if max(rows, columns) > lanes(source.dtype):
+        raise IndexError(f"a block of {rows} x {columns} elements is larger than {lanes(source.dtype)} vectors")
+    for r in range(rows):
+        for c in range(columns):
+            cut(to, i + c * i_pitch + r, 1)[:] = cut(source, j + r * j_pitch + c, 1)
+
+
+def clear(to: np.ndarray, start: int, count: int) -> None:
+    """Set ``count`` elements to zero; none if that is negative."""
+    cut(to, start, max(0, count))[:] = 0
+
+
+def cut(array: np.ndarray, start: int, count: int) -> np.ndarray:
+    """A slice that must lie inside the array: compiled code would not notice if it did not."""
+    if start < 0 or start + count > array.size:
+        raise IndexError(f"elements {start} to {start + count} of an array of {array.size}")
+    return array[start : start + count]
