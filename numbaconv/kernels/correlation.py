@@ -7,7 +7,7 @@ multiplied. So the forward pass is the case of a single phase.
 
 The work is cut into tasks, a band of rows of one group of one image each::
 
-    task:   pack the band of the source into a slab, channels innermost, zeros as padding
+    task:   pack the band of the source into a slab, channels innermost, zeros as padding; unless it lies so already
             for each block of target channels, each phase, each row, each tile of pixels:
                 tile  = bias
                 tile += source pixels x packed weights        (tiles.accumulate)
@@ -58,6 +58,7 @@ CORRELATION = record(
     "top",  # source row and column that pixel (0, 0) of a phase reaches first
     "left",
     "span",  # slab rows that a single pixel reaches
+    "direct",  # 1: the image lies as a slab does, and needs no padding: it is read where it is
     "columns",  # slab columns
     "pieces",  # stretches of image columns that a slab row is made of
     "apart",  # image columns from a stretch to the next
@@ -125,28 +126,32 @@ def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
     first = task % plan.bands * plan.band
     start = n * plan.x_n + g * plan.ICG * plan.x_c
     rows = (plan.band - 1) * plan.in_h + plan.span
-    pack_slab(
-        x, start, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
-        scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns // plan.pieces,
-        plan.pieces, plan.apart, plan.ICG, plan.lanes,
-    )  # fmt: skip
+    if plan.direct:
+        slab, begin = x, start + (plan.top + first * plan.in_h) * plan.x_h + plan.left * plan.x_w
+    else:
+        slab, begin = scratch, own
+        pack_slab(
+            x, start, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
+            scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns // plan.pieces,
+            plan.pieces, plan.apart, plan.ICG, plan.lanes,
+        )  # fmt: skip
     for block in range(plan.blocks):
         channel = block * plan.width
         count = min(plan.width, plan.OCG - channel)
         to = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c
         for phase in range(len(phases)):
             for row in range(first, min(first + plan.band, phases[phase, 1])):
-                source = own + (row - first) * plan.in_h * plan.columns * plan.ICG
+                source = begin + (row - first) * plan.in_h * plan.columns * plan.ICG
                 oh = phases[phase, 0] + row * plan.out_h
                 target = to + oh * plan.y_h + phases[phase, 2] * plan.y_w
                 _correlate_row(
-                    y, target, scratch, source, own + plan.stage, g * plan.blocks + block, count, plan, runs,
+                    y, target, scratch, slab, source, own + plan.stage, g * plan.blocks + block, count, plan, runs,
                     phases, tiles, phase,
                 )  # fmt: skip
 
 
 @device
-def _correlate_row(y, target, scratch, source, stage, block, count, plan, runs, phases, tiles, phase):
+def _correlate_row(y, target, scratch, slab, source, stage, block, count, plan, runs, phases, tiles, phase):
     """One row of one phase, tile by tile.
 
     A tile is written whole: to the output where that has room for its last pixel and its last lane and has channels
@@ -162,37 +167,37 @@ def _correlate_row(y, target, scratch, source, stage, block, count, plan, runs, 
         first = phases[phase, 4]
         last = phases[phase, 5]
         if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
-            _correlate_tile(y, at, pitch, scratch, pixels, block, vectors, height, plan, runs, first, last)
+            _correlate_tile(y, at, pitch, scratch, slab, pixels, block, vectors, height, plan, runs, first, last)
         else:
             _correlate_tile(
-                scratch, stage, plan.width, scratch, pixels, block, vectors, height, plan, runs, first, last
+                scratch, stage, plan.width, scratch, slab, pixels, block, vectors, height, plan, runs, first, last
             )
             unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
 
 
 @routine
-def _correlate_tile(to, at, step, scratch, source, block, vectors, height, plan, runs, first, last):
+def _correlate_tile(to, at, step, scratch, x, source, block, vectors, height, plan, runs, first, last):
     """Sum one tile, of one of the shapes that exist, starting from the bias, and write it."""
     bias = plan.bias + block * plan.width
     weights = block * plan.block_size
     if vectors == 2:
         if height == TALL:
-            _sum(spread(TALL, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+            _sum(spread(TALL, 2, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
         elif height == MIDDLE:
-            _sum(spread(MIDDLE, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+            _sum(spread(MIDDLE, 2, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
         else:
-            _sum(spread(SHORT, 2, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+            _sum(spread(SHORT, 2, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
     elif height == TALL:
-        _sum(spread(TALL, 1, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+        _sum(spread(TALL, 1, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
     elif height == MIDDLE:
-        _sum(spread(MIDDLE, 1, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+        _sum(spread(MIDDLE, 1, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
     else:
-        _sum(spread(SHORT, 1, scratch, bias), to, at, step, scratch, source, weights, plan, runs, first, last)
+        _sum(spread(SHORT, 1, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
 
 
 @device
-def _sum(tile, to, at, step, scratch, source, weights, plan, runs, first, last):
+def _sum(tile, to, at, step, scratch, x, source, weights, plan, runs, first, last):
     tile = accumulate(
-        tile, scratch, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.lanes, plan.width, runs, first, last
+        tile, x, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.lanes, plan.width, runs, first, last
     )  # fmt: skip
     store(tile, to, at, step, plan.lanes)

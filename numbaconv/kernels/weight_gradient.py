@@ -55,7 +55,10 @@ WEIGHT_GRADIENT = record(
     "slabs",  # where the threads' own parts of the scratch memory begin
     "own",  # elements of such a part
     "gradient",  # where in it the packed output gradient begins
-    "z_block",  # elements of a block of that
+    "direct",  # 1: the input is read where it is
+    "z_direct",  # 1: and so is the output's gradient
+    "z_block",  # elements of what is read of that from a block to the next, and from a pixel to the next
+    "z_step",
     "units",  # bands of all images
     "bands",  # bands of an image
     "band",  # output rows of a band
@@ -131,30 +134,39 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
         n = unit // plan.bands
         first = unit % plan.bands * plan.band
         rows = min(plan.band, plan.OH - first)
-        pack_slab(
-            x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w,
-            plan.ICG, plan.IH, plan.IW, scratch, own,
-            plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left,
-            plan.columns // plan.pieces, plan.pieces, plan.apart, plan.ICG, plan.lanes,
-        )  # fmt: skip
-        begin = blocks.start * plan.width
-        pack_blocks(
-            z, n * plan.z_n + first * plan.z_h + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w,
-            min(plan.OCG, blocks.stop * plan.width) - begin, scratch, own + plan.gradient, rows, plan.OW, plan.width,
-            plan.z_block, plan.lanes,
-        )  # fmt: skip
+        start = n * plan.x_n + g * plan.ICG * plan.x_c
+        if plan.direct:
+            slab, begin = x, start + (plan.top + first * plan.in_h) * plan.x_h + plan.left * plan.x_w
+        else:
+            slab, begin = scratch, own
+            pack_slab(
+                x, start, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW, scratch, own,
+                plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left,
+                plan.columns // plan.pieces, plan.pieces, plan.apart, plan.ICG, plan.lanes,
+            )  # fmt: skip
+        channel = blocks.start * plan.width
+        z_start = n * plan.z_n + first * plan.z_h + (g * plan.OCG + channel) * plan.z_c
+        if plan.z_direct:
+            gradients, z_begin = z, z_start
+        else:
+            gradients, z_begin = scratch, own + plan.gradient
+            pack_blocks(
+                z, z_start, plan.z_c, plan.z_h, plan.z_w, min(plan.OCG, blocks.stop * plan.width) - channel,
+                scratch, z_begin, rows, plan.OW, plan.width, plan.z_block, plan.lanes,
+            )  # fmt: skip
         for block in blocks:
             channel = block * plan.width
             count = min(plan.width, plan.OCG - channel)
-            gradient = own + plan.gradient + (block - blocks.start) * plan.z_block
+            gradient = z_begin + (block - blocks.start) * plan.z_block
             vectors = 2 if count > plan.lanes else 1
             _sum_block(
-                scratch, own, gradient, sums + block * plan.block_size, vectors, plan, runs, rows, windows, tiles
-            )
+                scratch, slab, begin, gradients, gradient, sums + block * plan.block_size, vectors, plan, runs, rows,
+                windows, tiles,
+            )  # fmt: skip
 
 
 @routine
-def _sum_block(scratch, slab, gradient, start, vectors, plan, runs, rows, windows, tiles):
+def _sum_block(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, windows, tiles):
     """Add one band's share to one packed block: all windows, all tiles."""
     for window in range(len(windows)):
         for k in range(len(tiles)):
@@ -163,23 +175,22 @@ def _sum_block(scratch, slab, gradient, start, vectors, plan, runs, rows, window
             height = tiles[k, 1]
             if vectors == 2:
                 if height == TALL:
-                    _sum(zeros(TALL, 2, scratch), scratch, to, source, gradient, plan, runs, rows)
+                    _sum(zeros(TALL, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
                 elif height == MIDDLE:
-                    _sum(zeros(MIDDLE, 2, scratch), scratch, to, source, gradient, plan, runs, rows)
+                    _sum(zeros(MIDDLE, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
                 else:
-                    _sum(zeros(SHORT, 2, scratch), scratch, to, source, gradient, plan, runs, rows)
+                    _sum(zeros(SHORT, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
             elif height == TALL:
-                _sum(zeros(TALL, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
+                _sum(zeros(TALL, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
             elif height == MIDDLE:
-                _sum(zeros(MIDDLE, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
+                _sum(zeros(MIDDLE, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
             else:
-                _sum(zeros(SHORT, 1, scratch), scratch, to, source, gradient, plan, runs, rows)
+                _sum(zeros(SHORT, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
 
 
 @device
-def _sum(tile, scratch, to, source, gradient, plan, runs, rows):
+def _sum(tile, scratch, to, x, source, z, gradient, plan, runs, rows):
     tile = accumulate(
-        tile, scratch, source, 1, plan.in_w * plan.ICG,
-        scratch, gradient, plan.lanes, plan.width, runs, 0, rows,
+        tile, x, source, 1, plan.in_w * plan.ICG, z, gradient, plan.lanes, plan.z_step, runs, 0, rows
     )  # fmt: skip
     add(tile, scratch, to, plan.width)

@@ -9,7 +9,7 @@ from numbaconv.kernels.correlation import CORRELATION, correlate
 from numbaconv.kernels.tiles import HEIGHTS, TALL
 from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
 from numbaconv.plan import common
-from numbaconv.plan.axes import Correlation, reach, stretch
+from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 
 
@@ -95,6 +95,9 @@ def plan(work: Correlation) -> Plan:
     most_rows, most_columns = work.pixels
     line = stretch(most_columns, step[1], span_w)
     pixel = work.ICG  # elements of a slab's pixel
+    direct = _direct(work, (top, left), (span, span_w), cut.width // cut.lanes)
+    if direct:
+        line = line._replace(columns=source.W)
 
     taps: list[int] = []
     runs: list[list[int]] = []
@@ -119,7 +122,7 @@ def plan(work: Correlation) -> Plan:
     block_size = len(taps) * work.ICG * cut.width
     height = band(g, most_rows, g.N * g.G, step[0], span, line.columns * pixel * dtype.itemsize)
     bands = -(-most_rows // height)
-    slab = ((height - 1) * step[0] + span) * line.columns * pixel
+    slab = 0 if direct else ((height - 1) * step[0] + span) * line.columns * pixel
     # The last tile of a row may hang over its end, and reads on from there.
     stage = round_up(slab + TALL * line.in_w * pixel + cut.width, cut.lanes)
     bias = round_up(g.G * cut.blocks * block_size, cut.lanes)
@@ -130,11 +133,32 @@ def plan(work: Correlation) -> Plan:
         lanes=cut.lanes, width=cut.width, blocks=cut.blocks,
         block_size=block_size, bias=bias, slabs=bias + g.G * cut.blocks * cut.width,
         own=stage + TALL * cut.width, stage=stage, bands=bands, band=height, top=top, left=left, span=span,
-        **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
+        direct=int(direct), **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
         tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(taps, 0), table(runs, 3), table(phases, 8), table(tiles, 3))
     return common.plan(correlate, CORRELATION, values, tables, g, work.fill)
+
+
+def _direct(work: Correlation, first: tuple[int, int], span: tuple[int, int], vectors: int) -> bool:
+    """Whether the source can be read where it is.
+
+    A tile that hangs over the end of a row would read on from there, and so beyond the end of the memory.
+    """
+    whole = all(height == exist for axis in work.columns for _, height, exist in cover(axis.pixels, vectors))
+    return _inside(work, first, span) and whole
+
+
+def _inside(work: Correlation, first: tuple[int, int], span: tuple[int, int]) -> bool:
+    """Whether the source lies as a slab does, and every pixel between those that are read is worth it, and inside."""
+    inside = all(
+        start >= 0 and start + (pixels - 1) * step + reached <= size
+        for start, pixels, step, reached, size in zip(
+            first, work.pixels, work.step, span, (work.source.H, work.source.W), strict=True
+        )
+    )
+    near = work.step[1] <= FAR * span[1]
+    return work.source.layout == "NHWC" and work.g.G == 1 and inside and near
 
 
 def weight_plan(work: Correlation) -> Plan:
@@ -149,6 +173,12 @@ def weight_plan(work: Correlation) -> Plan:
 
     joined, _ = _windows(work)
     tiles = cover(joined * g.ICG, cut.width // cut.lanes)
+    direct = _inside(work, (top, left), (span, span_w)) and all(height == exist for _, height, exist in tiles)
+    if direct:
+        line = line._replace(columns=g.IW)
+    # Where there are more taps, the gradient is read so often that it is worth packing.
+    z_direct = work.target.layout == "NHWC" and g.G == 1 and g.OC % cut.lanes == 0 and g.KH * g.KW == 1
+    z_step = g.OC if z_direct else cut.width
     window = tiles[-1][0] + tiles[-1][1]
     taps: list[tuple[int, int]] = []
     windows: list[tuple[int, int]] = []
@@ -165,20 +195,21 @@ def weight_plan(work: Correlation) -> Plan:
     bands = -(-g.OH // height)
     parts = max(1, min(common.TASKS, g.N * bands, common.PARTS_BYTES // max(1, packed * dtype.itemsize)))
     splits = min(cut.blocks, -(-common.TASKS // (parts * g.G)))
-    slab = ((height - 1) * g.SH + span) * line.columns * pixel
+    slab = 0 if direct else ((height - 1) * g.SH + span) * line.columns * pixel
     # The last tile of a window may hang over its end, and reads on from there.
     gradient = round_up(slab + TALL + cut.width, cut.lanes)
-    z_block = height * g.OW * cut.width
+    z_block = cut.width if z_direct else height * g.OW * cut.width
+    gradients = 0 if z_direct else -(-cut.blocks // splits) * z_block
     values = dict(
         G=g.G, ICG=g.ICG, OCG=g.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
         **work.source.strides("x"), **work.target.strides("z"),
         w_group=weight.group, w_lane=weight.lane, w_channel=weight.channel,
         joined=joined, lanes=cut.lanes, width=cut.width, blocks=cut.blocks, block_size=block_size, parts=parts,
-        splits=splits, slabs=round_up(parts * packed, cut.lanes), own=gradient + -(-cut.blocks // splits) * z_block,
-        gradient=gradient, z_block=z_block, units=g.N * bands, bands=bands, band=height, in_h=g.SH, top=top, left=left,
-        span=span, **line._asdict(), tasks=parts * g.G * splits,
+        splits=splits, slabs=round_up(parts * packed, cut.lanes), own=gradient + gradients, gradient=gradient,
+        direct=int(direct), z_direct=int(z_direct), z_block=z_block, z_step=z_step, units=g.N * bands, bands=bands,
+        band=height, in_h=g.SH, top=top, left=left, span=span, **line._asdict(), tasks=parts * g.G * splits,
     )  # fmt: skip
-    runs = [(row * g.SH * line.columns * pixel, row * g.OW * cut.width, g.OW) for row in range(height)]
+    runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
     tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
     return common.plan(weight_gradient, WEIGHT_GRADIENT, values, tables, g, len(taps) < g.KH * g.KW)
 

@@ -1,8 +1,9 @@
 """A register tile for Numba: the vector vocabulary in which the kernels are written.
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
-:func:`zeros`, :func:`spread` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard` or :func:`slide`, ends in
-:func:`store`, :func:`put` or :func:`add`. :func:`copy`, :func:`move`, :func:`transpose` and :func:`clear` move memory.
+:func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard` or
+:func:`slide`, and ends in :func:`store`, :func:`put` or :func:`add`. :func:`copy`, :func:`move`, :func:`transpose` and
+:func:`clear` move memory.
 Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
