@@ -89,7 +89,8 @@ WINOGRAD = record(
     "top",  # input row and column that output pixel (0, 0) reaches first
     "left",
     "columns",  # of a slab
-    "tasks",  # rows of strips, of all images and groups
+    "units",  # rows of strips, of all images
+    "tasks",  # what threads share: blocks of weights, or the units of all groups
 )
 
 
@@ -118,14 +119,14 @@ def _prepare(x, w, bias, scratch, plan, thread, threads):
     for block in range(thread * blocks // threads, (thread + 1) * blocks // threads):
         _pack_bias(bias, scratch, plan, block)
     if plan.by_blocks:
-        task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
-        group = plan.tasks // plan.G
-        while task < end:
-            g, first = task // group, task % group
-            batch = min(min(end, (g + 1) * group) - task, plan.batch)
+        units = plan.G * plan.units
+        unit, end = thread * units // threads, (thread + 1) * units // threads
+        while unit < end:
+            g, first = unit // plan.units, unit % plan.units
+            batch = min(min(end, (g + 1) * plan.units) - unit, plan.batch)
             to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.wide * plan.pitch
             transform_images(x, scratch, own, to, plan, g, first, batch)
-            task += batch
+            unit += batch
     else:
         chunks = -(-plan.ICG // plan.lanes)
         for task in range(thread * blocks * chunks // threads, (thread + 1) * blocks * chunks // threads):
@@ -192,24 +193,22 @@ def _transform_taps(scratch, stage, channels, plan, to):
 @routine
 def _correlate_share(x, w, y, scratch, plan, heights, thread, threads):
     """One thread's share of the work: some blocks of weights, or some of the input, batch by batch."""
-    own = plan.slabs + thread * plan.own
-    group = plan.tasks // plan.G
+    own, group = plan.slabs + thread * plan.own, plan.units
+    task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
     if plan.by_blocks:
-        blocks = plan.G * plan.blocks
-        for block in range(thread * blocks // threads, (thread + 1) * blocks // threads):
+        for block in range(task, end):
             g = block // plan.blocks
             for first in range(0, plan.ICG, plan.lanes):
                 _transform_weights(w, scratch, own, plan, block, first, own + plan.weights)
             inputs = plan.inputs + g * plan.points * plan.points * plan.input_point
-            for task in range(0, group, plan.batch):
-                batch = min(group - task, plan.batch)
+            for unit in range(0, group, plan.batch):
+                batch = min(group - unit, plan.batch)
                 _multiply(
-                    scratch, inputs + task * plan.wide * plan.pitch, own + plan.weights, own + plan.sums, plan,
+                    scratch, inputs + unit * plan.wide * plan.pitch, own + plan.weights, own + plan.sums, plan,
                     block % plan.blocks, batch * plan.wide, heights,
                 )  # fmt: skip
-                _transform_sums(y, scratch, own, plan, g, block % plan.blocks, task, batch)
+                _transform_sums(y, scratch, own, plan, g, block % plan.blocks, unit, batch)
     else:
-        task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
         while task < end:
             g = task // group
             batch = min(min(end, (g + 1) * group) - task, plan.batch)

@@ -84,7 +84,8 @@ def plan(work: Correlation) -> Plan:
     g, source, target = work.g, work.source, work.target
     c = min((cut(work, tile) for tile in TILES), key=lambda c: _cost(work, c))
     by_blocks, points = _by_blocks(work, c), c.points**2
-    rows = _batch(work, c, (0 if by_blocks else c.pitch) + c.width, g.N * c.tall * c.strips)
+    units = g.N * c.tall * c.strips
+    rows = _batch(work, c, (0 if by_blocks else c.pitch) + c.width, units)
     tiles = rows * c.strip
     columns = c.strip * c.tile + 2
     slab = (min(rows, c.tall) * c.tile + 2) * columns * work.ICG + c.lanes
@@ -114,7 +115,7 @@ def plan(work: Correlation) -> Plan:
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
         tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
         batch=rows, top=-g.PT if work.forward else g.PT - 2, left=-g.PL if work.forward else g.PL - 2,
-        columns=columns, tasks=g.G * g.N * c.tall * c.strips,
+        columns=columns, units=units, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
     return common.plan(correlate_winograd, WINOGRAD, values, (_heights(tiles),), g, False)
 
