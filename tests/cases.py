@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from unittest import mock
 
 import numba
 import numpy as np
@@ -24,7 +25,8 @@ import numbaconv
 from numbaconv import plan as planning
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.plan import channels, common, depthwise, planes
+from numbaconv.plan import channels, common, depthwise, planes, winograd
+from numbaconv.plan.axes import Correlation
 
 T = TypeVar("T")
 #: A whole number from the first to the second, chosen by somebody.
@@ -34,12 +36,48 @@ INTERPRETED = bool(numba.config.DISABLE_JIT)
 #: Around the heights of the tiles: 14, 8 and 4, or 6, 4 and 2, as the CPU has it.
 WIDTHS = (1, 2, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 28, 29)
 DTYPES = (np.float16, np.float32, np.float64)
-#: The forms of plan that can be forced, by what their lanes run along; and the choice between them.
+
+
+class Ordered:
+    """Winograd's form of plan, always in the order of work that is named, unless there is only the other one."""
+
+    def __init__(self, by_blocks: bool) -> None:
+        self.by_blocks = by_blocks
+        self.cost, self.weight_cost = winograd.cost, winograd.weight_cost
+
+    def plan(self, work: Correlation) -> planning.Plan:
+        with mock.patch.object(winograd, "_by_blocks", lambda work, cut: self.by_blocks and cut.strips == 1):
+            return winograd.plan(work)
+
+    def weight_plan(self, work: Correlation) -> planning.Plan:
+        """A weight gradient goes by blocks where they are split, and partial sums are not."""
+        usual = winograd._parts
+
+        def parts(work: Correlation, cut: winograd.Cut) -> tuple[int, int]:
+            parts, splits = usual(work, cut)
+            if self.by_blocks and cut.blocks > 1 and cut.strips == 1:
+                return 1, max(2, splits)
+            return (1, 1) if parts == 1 else (parts, splits)
+
+        with mock.patch.object(winograd, "_parts", parts):
+            return winograd.weight_plan(work)
+
+
+#: The forms of plan that can be forced, and the choice between those whose sums are exact.
 FORMS: dict[str, planning.Forms] = {
     "channels": (channels,),
     "planes": (planes,),
+    "depthwise": (depthwise,),
+    "winograd by blocks": (Ordered(True),),  # type: ignore[dict-item]
+    "winograd by tiles": (Ordered(False),),  # type: ignore[dict-item]
     "cheapest": planning.FORMS["direct"],
 }
+WINOGRAD = ("winograd by blocks", "winograd by tiles")
+#: The forms that compute any convolution, and those that make no rounding errors with whole numbers.
+GENERAL = ("channels", "planes", "cheapest")
+EXACT = tuple(form for form in FORMS if form not in WINOGRAD)
+#: Winograd's rounding errors, of the largest sum of absolute products.
+BOUND = {np.dtype(np.float16): 1e-3, np.dtype(np.float32): 4e-6, np.dtype(np.float64): 1e-14}
 
 
 @dataclass(frozen=True)
@@ -182,6 +220,23 @@ def assert_equal(got: Results, wanted: Results, case: Case) -> None:
         np.testing.assert_array_equal(a, b, err_msg=f"{name} of {case}")
 
 
+def assert_near(got: Results, wanted: Results, arrays: Arrays, case: Case) -> None:
+    """The same within the rounding errors of Winograd's algorithm."""
+    largest = expected(case, Arrays(*map(abs, arrays)))
+    for name, a, b, most in zip(Results._fields, got, wanted, largest, strict=True):
+        assert a.dtype == b.dtype, f"{name} of {case}"
+        bound = BOUND[case.dtype] * float(most.max(initial=0))
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=f"{name} of {case}")
+
+
+def assert_right(form: str, got: Results, wanted: Results, arrays: Arrays, case: Case) -> None:
+    """One or the other, as the form of plan allows."""
+    if form in WINOGRAD:
+        assert_near(got, wanted, arrays, case)
+    else:
+        assert_equal(got, wanted, case)
+
+
 # --- geometries -------------------------------------------------------------------------------------------------------
 
 
@@ -194,10 +249,26 @@ class _Axis(NamedTuple):
     dilation: int
 
 
-def make_case(choose: Choose, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000) -> Case:
-    """A case of at most about ``products`` multiplications a pass, with gaps between taps of at most about ``far``."""
+class Kind(NamedTuple):
+    """What the cases of a kind are chosen from; what stands there twice is chosen more often."""
+
+    channels: Callable[[Choose, int, int], tuple[int, int, int]]
+    columns: Sequence[int] = WIDTHS
+    kernels: Sequence[int] = (3, 1, 2, 4, 5)
+    strides: Sequence[int] = (1, 2, 3, 1, 2, 5)
+    dilations: Sequence[int] = (1, 1, 1, 2, 3)
+
+
+def make_case(
+    choose: Choose, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000, form: str = "cheapest"
+) -> Case:
+    """A case of at most about ``products`` multiplications a pass, with gaps between taps of at most about ``far``.
+
+    It is one that can be planned in the ``form`` that is named.
+    """
+    kind = KINDS.get(form, GENERAL_KIND)
     same = choose(0, 4) == 0
-    rows, columns = _axis(choose, (1, 2, 3, 5, 8), same, far), _axis(choose, WIDTHS, same, far)
+    rows, columns = _axis(choose, kind, (1, 2, 3, 5, 8), same, far), _axis(choose, kind, kind.columns, same, far)
     layout, dtype = ("NCHW", "NHWC")[choose(0, 1)], np.dtype(_pick(choose, dtypes))
     shape = [axis.image for axis in (rows, columns)]
     parameters = {
@@ -209,7 +280,8 @@ def make_case(choose: Choose, products: int, dtypes: Sequence[Any] = DTYPES, far
     OH, OW = numbaconv.conv2d_output_size(shape, kernel, **parameters)
     one = OH * OW * kernel[0] * kernel[1]
     N = choose(1, 1 + (one * 20 < products) + (one * 100 < products))
-    G, ICG, OCG = _channels(choose, max(1, products // (one * N)), dtype)
+    lanes = simd.lanes(np.float32 if dtype == np.float16 else dtype)
+    G, ICG, OCG = kind.channels(choose, max(1, products // (one * N)), lanes)
     input_shape, weight_shape = (N, G * ICG, *shape), (G * OCG, ICG, *kernel)
     if layout == "NHWC":
         input_shape, weight_shape = (N, *shape, G * ICG), (G * OCG, *kernel, ICG)
@@ -217,12 +289,13 @@ def make_case(choose: Choose, products: int, dtypes: Sequence[Any] = DTYPES, far
     return Case(geometry, dtype, same)
 
 
-def _axis(choose: Choose, sizes: Sequence[int], same: bool, far: int) -> _Axis:
-    size, kernel, stride = _pick(choose, sizes), _pick(choose, (3, 1, 2, 4, 5)), _pick(choose, (1, 2, 3, 1, 2, 5))
-    dilation = _pick(choose, (1, 1, 1, 2, 3))
+def _axis(choose: Choose, kind: Kind, sizes: Sequence[int], same: bool, far: int) -> _Axis:
+    size, kernel, stride = _pick(choose, sizes), _pick(choose, kind.kernels), _pick(choose, kind.strides)
+    dilation = _pick(choose, kind.dilations)
     if same:
         return _Axis(max(1, size * stride - choose(0, stride - 1)), kernel, stride, 0, 0, dilation)
-    if choose(0, 5) == 0:  # taps so far apart that most of them find nothing but padding
+    # taps so far apart that most of them find nothing but padding
+    if len(kind.dilations) > 1 and choose(0, 5) == 0:
         dilation = _pick(choose, (7, 40, far))
         reach = dilation * (kernel - 1)
         before = min(reach, choose(0, kernel - 1) * dilation + choose(0, 2))
@@ -235,14 +308,12 @@ def _axis(choose: Choose, sizes: Sequence[int], same: bool, far: int) -> _Axis:
     return _Axis(max(1, size, reach - before - after), kernel, stride, before, after, dilation)
 
 
-def _channels(choose: Choose, most: int, dtype: np.dtype) -> tuple[int, int, int]:
+def _channels(choose: Choose, most: int, lanes: int) -> tuple[int, int, int]:
     """Groups, input and output channels of each, of a product of at most ``most``: around the number of lanes."""
-    lanes = simd.lanes(np.float32 if dtype == np.float16 else dtype)
     counts = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 4 * lanes)
-    lanewise = depthwise.GROUP * lanes
     kind = choose(0, 5)
-    if kind == 0:  # depthwise; more channels than the kernels take at once, too
-        options = [(G, 1, 1) for G in (*counts, lanewise, lanewise + 1, 2 * lanewise - lanes // 2)]
+    if kind == 0:
+        options = _lanewise(lanes)
     elif kind == 1:  # depthwise with a multiplier, and the other way round
         options = [(G, *both) for G in (2, 3, lanes + 1) for both in ((1, 2), (2, 1), (1, 3), (1, lanes + 1))]
     elif kind == 2:  # groups
@@ -252,22 +323,65 @@ def _channels(choose: Choose, most: int, dtype: np.dtype) -> tuple[int, int, int
     return _pick(choose, [option for option in options if option[0] * option[1] * option[2] <= most] or [(1, 1, 1)])
 
 
+def _lanewise_channels(choose: Choose, most: int, lanes: int) -> tuple[int, int, int]:
+    return _pick(choose, [option for option in _lanewise(lanes)[1:] if option[0] <= most] or [(2, 1, 1)])
+
+
+def _lanewise(lanes: int) -> list[tuple[int, int, int]]:
+    """Depthwise; more channels than the kernels take at once, too."""
+    counts = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 4 * lanes)
+    group = depthwise.GROUP * lanes
+    return [(G, 1, 1) for G in (*counts, group, group + 1, 2 * group - lanes // 2)]
+
+
+def _tiled_channels(choose: Choose, most: int, lanes: int) -> tuple[int, int, int]:
+    """More output channels than a block or two have, too."""
+    inputs = (1, 2, 3, lanes - 1, lanes, lanes + 1, 2 * lanes + 1)
+    outputs = (1, 3, lanes, lanes + 1, 2 * lanes, 2 * lanes + 1, 4 * lanes, 5 * lanes - 1)
+    options = [(G, ICG, OCG) for G in (1, 1, 2) for ICG in inputs for OCG in outputs]
+    return _pick(choose, [option for option in options if option[0] * option[1] * option[2] <= most] or [(1, 1, 1)])
+
+
+GENERAL_KIND = Kind(_channels)
+#: Wide enough for more tiles in a row than are transformed together.
+_TILED = Kind(_tiled_channels, (*WIDTHS, 31, 230, 300), kernels=(3,), strides=(1,), dilations=(1,))
+#: What only some cases can be planned in.
+KINDS = {
+    # The windows of taps that have loops of their own, what lies between them, and what is more than one window. With
+    # strides beyond the kernel there are holes that no tap reaches.
+    "depthwise": Kind(
+        _lanewise_channels,
+        kernels=(3, 3, 5, 7, 1, 2, 4, 6, 8, 9),
+        strides=(1, 1, 1, 2, 2, 3, 4, 5),
+        dilations=(1, 1, 2, 3),
+    ),
+    **dict.fromkeys(WINOGRAD, _TILED),
+}
+
+
 def _pick(choose: Choose, options: Sequence[T]) -> T:
     return options[choose(0, len(options) - 1)]
 
 
 @st.composite
-def cases(draw: st.DrawFn, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000) -> Case:
+def cases(
+    draw: st.DrawFn, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000, form: str = "cheapest"
+) -> Case:
     """Cases that hypothesis chooses, and shrinks."""
-    return make_case(lambda first, last: draw(st.integers(first, last)), products, dtypes, far)
+    return make_case(lambda first, last: draw(st.integers(first, last)), products, dtypes, far, form)
 
 
 def random_cases(
-    seed: int, count: int, products: int, dtypes: Sequence[Any] = DTYPES, far: int = 1_000_000
+    seed: int,
+    count: int,
+    products: int,
+    dtypes: Sequence[Any] = DTYPES,
+    far: int = 1_000_000,
+    form: str = "cheapest",
 ) -> Iterator[Case]:
     """``count`` cases, the same for the same seed."""
     choose = random.Random(seed).randint
-    return (make_case(choose, products, dtypes, far) for _ in range(count))
+    return (make_case(choose, products, dtypes, far, form) for _ in range(count))
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import FORMS, INTERPRETED, Case, everything_in_parallel, forget_plans, only, random_cases, run_python
+from cases import (
+    FORMS,
+    INTERPRETED,
+    WINOGRAD,
+    Case,
+    everything_in_parallel,
+    forget_plans,
+    only,
+    random_cases,
+    run_python,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,13 +33,28 @@ from numbaconv import conv2d_output_size
 from numbaconv import plan as planning
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import CORRELATION, correlate
+from numbaconv.kernels.depthwise import DEPTHWISE, PIXELS, SHARED, correlate_depthwise
 from numbaconv.kernels.planes import PLANES, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
+from numbaconv.kernels.weight_depthwise import WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
 from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
-from numbaconv.plan import Plan, forward_plan, input_gradient_plan, weight_gradient_plan
+from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
+from numbaconv.kernels.winograd import WINOGRAD as WINOGRAD_RECORD
+from numbaconv.kernels.winograd import correlate_winograd
+from numbaconv.plan import (
+    Plan,
+    channels,
+    depthwise,
+    forward_plan,
+    input_gradient_plan,
+    planes,
+    weight_gradient_plan,
+    winograd,
+)
 from numbaconv.plan.axes import Axis, Correlation, backward_axes, forward_axis
 from numbaconv.plan.channels import cover
+from numbaconv.plan.depthwise import _tiles as cover_pixels
 from numbaconv.plan.planes import _rows as cover_channels
 
 examples = settings(max_examples=100 if INTERPRETED else 400, deadline=None, derandomize=True)
@@ -83,6 +109,15 @@ def test_a_long_row_has_many_tiles_and_is_planned_at_once() -> None:
     tiles = cover(1_000_000, 2)
     assert sum(exist for *_, exist in tiles) == 1_000_000
     assert len(tiles) < 2 + 1_000_000 / max(HEIGHTS) + max(HEIGHTS)
+
+
+def test_tiles_of_depthwise_rows_never_hang_over() -> None:
+    for count in [*range(1, 100), 1001]:
+        tiles = cover_pixels(count)
+        assert {start + p for start, height in tiles for p in range(height)} == set(range(count))
+        assert len({height for _, height in tiles} - set(PIXELS)) == 0
+        # nothing is computed more than twice, and nothing but by the last two
+        assert sum(height for _, height in tiles[:-1]) < count
 
 
 def test_tiles_cover_the_output_channels_of_planes() -> None:
@@ -203,7 +238,7 @@ def equal(a: Plan, b: Plan) -> bool:
 @each_form
 @pytest.mark.parametrize("large", [False, True])
 def test_plans_do_not_depend_on_the_number_of_threads(large: bool, form: str) -> None:
-    cases = list(random_cases(3, 40, 10_000_000 if large else 20_000, FLOATS))
+    cases = list(random_cases(3, 40, 10_000_000 if large else 20_000, FLOATS, form=form))
     found = []
     for threads in {1, numbaconv.get_num_threads()}:
         numbaconv.set_num_threads(threads)
@@ -228,41 +263,75 @@ class Priced:
         return self.asked[-1][1]
 
 
+#: The forms, and their kernels: of correlations, and of weight gradients.
 KERNELS = {
-    "channels": {"forward": correlate, "input gradient": correlate, "weight gradient": weight_gradient},
-    "planes": {
-        "forward": correlate_planes,
-        "input gradient": correlate_planes,
-        "weight gradient": weight_gradient_planes,
-    },
+    channels: (correlate, weight_gradient),
+    planes: (correlate_planes, weight_gradient_planes),
+    depthwise: (correlate_depthwise, weight_gradient_depthwise),
+    winograd: (correlate_winograd, weight_gradient_winograd),
 }
 
 
-def test_the_form_that_costs_less_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    forms = {name: Priced(FORMS[name][0]) for name in KERNELS}
-    monkeypatch.setitem(planning.FORMS, "direct", tuple(forms.values()))
+@pytest.mark.parametrize("algorithm", ["direct", "auto"])
+def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = [Priced(form) for form in planning.FORMS[algorithm] if form in KERNELS]
+    assert len(forms) == (3 if algorithm == "direct" else 4)
+    monkeypatch.setitem(planning.FORMS, "direct", tuple(forms))
     taken: Counter[tuple[str, str]] = Counter()
     forget_plans()
-    for case in random_cases(8, 100, 200_000, FLOATS):
+    for case in (case for form in FORMS for case in random_cases(8, 40, 400_000, FLOATS, form=form)):
         for name, plan in plans(case):
             forget_plans()
-            (work, one), (_, two) = (form.asked.pop() for form in forms.values())
-            said = f"{name} of {case} costs {one} or {two}"
-            assert not math.isnan(one + two), said
-            assert 0 <= min(one, two) < math.inf, said
+            asked = [form.asked.pop() for form in forms]
+            work, costs = asked[0][0], [cost for _, cost in asked]
+            said = f"{name} of {case} costs {costs}"
+            assert not any(math.isnan(cost) for cost in costs), said
+            assert 0 <= min(costs) < math.inf, said
             if any(axis.taps for axis in work.rows) and any(axis.taps for axis in work.columns):
-                assert min(one, two) > 0, said
-            best = "planes" if two < one else "channels"
-            assert plan.kernel is KERNELS[best][name], said
-            taken[best, name] += 1
-    assert len(taken) == 6, f"some form is never the cheaper one: {taken}"
+                assert min(costs) > 0, said
+            g = case.geometry
+            if not g.G == g.IC == g.OC > 1:
+                assert costs[2] == math.inf, said
+            if (g.KH, g.KW, g.SH, g.SW, g.DH, g.DW) != (3, 3, 1, 1, 1, 1):
+                assert set(costs[3:]) <= {math.inf}, said
+            best = forms[costs.index(min(costs))].form  # the first of equals
+            assert plan.kernel is KERNELS[best][name == "weight gradient"], said
+            taken[best.__name__, name] += 1
+    assert len(taken) == 3 * len(forms), f"some form is never the cheapest one: {taken}"
 
 
-@pytest.mark.parametrize("form", KERNELS)
+@each_form
 def test_a_form_can_be_forced(form: str) -> None:
+    module = winograd if form in WINOGRAD else FORMS[form][0]
+    if form == "cheapest":
+        pytest.skip("that is the choice")
     with only(form):
-        for case in random_cases(9, 20, 20_000, FLOATS):
-            assert all(plan.kernel is KERNELS[form][name] for name, plan in plans(case))
+        for case in random_cases(9, 20, 20_000, FLOATS, form=form):
+            assert all(plan.kernel is KERNELS[module][name == "weight gradient"] for name, plan in plans(case))
+
+
+@pytest.mark.parametrize("form", WINOGRAD)
+def test_the_order_of_work_can_be_forced(form: str) -> None:
+    found: Counter[tuple[str, int]] = Counter()
+    with only(form):
+        for case in random_cases(9, 40, 200_000, FLOATS, form=form):
+            for name, plan in plans(case):
+                found[name, int(record(plan).by_blocks)] += 1
+    wanted = 1 if form == "winograd by blocks" else 0
+    assert all(found[name, wanted] > 20 for name in ("forward", "input gradient", "weight gradient")), found
+    if not wanted:
+        assert all(order == 0 for _, order in found)
+
+
+def test_the_order_of_work_follows_the_larger_operand() -> None:
+    few = Conv2dGeometry.forward((1, 256, 7, 7), (256, 256, 3, 3), 1, 1)
+    many = Conv2dGeometry.forward((8, 64, 56, 56), (64, 64, 3, 3), 1, 1)
+    for make in (forward_plan, input_gradient_plan, weight_gradient_plan):
+        few_tiles, many_tiles = (
+            make(g, np.dtype(np.float32), "NCHW", "NCHW", planning.FORMS["winograd"]) for g in (few, many)
+        )
+        assert (record(few_tiles).by_blocks, record(many_tiles).by_blocks) == (1, 0)
+        assert min(few_tiles.threads, many_tiles.threads) >= 4
 
 
 CHOICES = """
@@ -300,7 +369,7 @@ def test_a_plan_is_made_once() -> None:
 @pytest.mark.parametrize("finely", [False, True])
 def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: bool, form: str) -> None:
     with only(form), everything_in_parallel() if finely else nullcontext():
-        for case in random_cases(seed, 30 if INTERPRETED else 70, products, FLOATS):
+        for case in random_cases(seed, 30 if INTERPRETED else 70, products, FLOATS, form=form):
             for name, plan in plans(case):
                 try:
                     CHECKS[plan.kernel](plan, case.geometry, name)
@@ -308,9 +377,26 @@ def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: 
                     raise AssertionError(f"{name} of {case}") from error
 
 
+RECORDS = {
+    correlate: CORRELATION,
+    weight_gradient: WEIGHT_GRADIENT,
+    correlate_planes: PLANES,
+    weight_gradient_planes: WEIGHT_PLANES,
+    correlate_depthwise: DEPTHWISE,
+    weight_gradient_depthwise: WEIGHT_DEPTHWISE,
+    correlate_winograd: WINOGRAD_RECORD,
+    weight_gradient_winograd: WEIGHT_WINOGRAD,
+}
+
+
+def record(plan: Plan) -> Any:
+    """The integers of a plan, by name."""
+    return np.asarray(plan.numbers).view(RECORDS[plan.kernel])[0]
+
+
 def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     """Walk through what ``correlate`` does with a plan, as far as it decides where memory is touched."""
-    n = np.asarray(plan.numbers).view(CORRELATION)[0]
+    n = record(plan)
     taps, runs, phases, tiles = plan.tables
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
@@ -321,7 +407,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     # a thread's part: the slab, then the staged tile
     assert slab <= n.stage
     assert n.stage + max(tiles[:, 1], default=0) * n.width <= n.own == plan.own
-    assert len(taps) * n.reduced * n.width <= n.block_size
+    assert len(taps) * n.ICG * n.width <= n.block_size
 
     reached = set()
     for first_row, rows, first_column, columns, first_run, last_run, first_tile, last_tile in phases:
@@ -351,9 +437,9 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     for group in range(n.G):
         for block in range(n.blocks):
             channel = block * n.width
-            lanes = max(0, min(n.width, n.OCG - channel, n.OC - group * n.OCG - channel))
+            lanes = min(n.width, n.OCG - channel)
             start = group * n.w_group + channel * n.w_lane
-            for c in range(n.reduced):
+            for c in range(n.ICG):
                 used.update((start + taps[:, None] + c * n.w_channel + np.arange(lanes) * n.w_lane).ravel().tolist())
     assert_weights_once(used, len(taps), g)
     assert n.tasks == g.N * n.G * n.bands
@@ -362,44 +448,59 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
 
 def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     """The same for ``weight_gradient``."""
-    n = np.asarray(plan.numbers).view(WEIGHT_GRADIENT)[0]
+    n = record(plan)
     taps, runs, windows, tiles = plan.tables
     slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
-    lane = (n.blocks - 1) * n.width + n.lanes - 1 if n.elementwise else 0
 
     assert n.parts * n.G * n.blocks * n.block_size <= n.slabs <= plan.shared
     assert slab <= n.gradient
-    assert n.gradient + n.band * n.OW * n.width <= n.own == plan.own
+    assert n.gradient + -(-n.blocks // n.splits) * n.z_block <= n.own == plan.own
     assert len(runs) == n.band
     for offset, gradient, steps in runs:
-        assert 0 <= gradient <= n.own - n.gradient - steps * n.width
-        last = offset + (steps - 1) * n.in_w * n.ICG + lane
+        assert 0 <= gradient <= n.z_block - steps * n.width
+        last = offset + (steps - 1) * n.in_w * n.ICG
         for window, row in windows:
             for start, height, exist in tiles:
                 assert window >= 0
-                assert last + window + (start + exist - 1) * n.row_pitch < slab
-                assert last + window + (start + height - 1) * n.row_pitch < n.own
+                assert last + window + start + exist - 1 < slab
+                assert last + window + start + height - 1 < n.own
                 assert (row + start + height) * n.width <= n.block_size
     # every tap has rows of its own, and they are summed in some tile
     summed = {row + start + p for _, row in windows for start, _, exist in tiles for p in range(exist)}
-    rows = Counter(row + c for _, row in taps for c in range(n.reduced))
+    rows = Counter(row + c for _, row in taps for c in range(n.ICG))
     assert set(rows.values()) <= {1}
     assert set(rows) == summed
 
+    check_unpacking(n, taps, g)
+    assert plan.fill == (len(taps) < g.KH * g.KW)
+
+    assert n.units == g.N * n.bands
+    assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
+    check_parts(n)
+
+
+def check_unpacking(n: Any, taps: np.ndarray, g: Conv2dGeometry) -> None:
+    """What ``unpack_block`` writes is weights that exist, all of them once where no tap is left out."""
+    assert len(taps) % n.joined == 0
+    steps = np.diff(taps.reshape(-1, n.joined, 2), axis=1)
+    assert (steps[..., 1] == n.ICG).all()
+    if n.w_channel != 1 or n.ICG == 1:  # weights of joined taps are taken as if they followed each other
+        assert (steps[..., 0] == 1).all()
     used: Counter[int] = Counter()
     for group in range(n.G):
         for block in range(n.blocks):
             channel = block * n.width
-            lanes = max(0, min(n.width, n.OCG - channel, n.OC - group * n.OCG - channel))
+            lanes = min(n.width, n.OCG - channel)
+            assert lanes > 0
             start = group * n.w_group + channel * n.w_lane
-            for c in range(n.reduced):
+            for c in range(n.ICG):
                 used.update((start + taps[:, :1] + c * n.w_channel + np.arange(lanes) * n.w_lane).ravel().tolist())
     assert_weights_once(used, len(taps), g)
-    assert plan.fill == (len(used) < g.OC * g.ICG * g.KH * g.KW)
 
-    # every band of every image, for every group and block of channels, is one task's work
-    assert n.units == g.N * n.bands
-    assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
+
+def check_parts(n: Any) -> None:
+    """Every unit of work, for every group and block of channels, is one task's."""
+    assert n.tasks == n.parts * n.G * n.splits
     work: Counter[tuple[int, int, int]] = Counter()
     for task in range(n.tasks):
         part, group, split = task // (n.G * n.splits), task // n.splits % n.G, task % n.splits
@@ -407,12 +508,12 @@ def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
             for block in range(split * n.blocks // n.splits, (split + 1) * n.blocks // n.splits):
                 work[unit, group, block] += 1
     assert len(work) == n.units * n.G * n.blocks
-    assert set(work.values()) == {1}
+    assert set(work.values()) <= {1}
 
 
 def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     """The same for ``correlate_planes``."""
-    n = np.asarray(plan.numbers).view(PLANES)[0]
+    n = record(plan)
     remainders, steps, phases, rows = plan.tables
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     slab = n.ICG * n.plane
@@ -505,7 +606,7 @@ def check_filters(n: Any, steps: np.ndarray, w_row: int, g: Conv2dGeometry) -> N
 
 def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     """The same for ``weight_gradient_planes``."""
-    n = np.asarray(plan.numbers).view(WEIGHT_PLANES)[0]
+    n = record(plan)
     remainders, steps, rows = plan.tables
     slab = n.ICG * n.plane
     pairs = -(-len(steps) // 2)
@@ -540,11 +641,304 @@ def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert units == list(range(n.units))
 
 
+def check_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``correlate_depthwise``."""
+    n = record(plan)
+    runs, phases, tiles = plan.tables
+    H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
+    assert (n.OH, n.OW) == (H, W)
+
+    # shared memory: packed weights, the packed bias, then the threads' parts
+    check_groups(n, g)
+    assert n.groups * n.taps * n.pitch <= n.bias
+    assert n.bias + n.groups * n.pitch <= n.slabs <= plan.shared
+    # a thread's part: the slab, then the staged band
+    assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.stage <= n.own == plan.own
+    if n.y_c != 1 and n.tasks:
+        assert min(n.band * n.out_h, H) * W * n.pitch <= n.own - n.stage
+
+    reached = np.zeros((H, W), int)
+    used: Counter[int] = Counter()
+    for first_row, rows, first_column, columns, first_run, last_run, first_tile, last_tile, taps, shared in phases:
+        pixels = tiles[first_tile:last_tile]
+        assert rows <= n.rows <= n.bands * n.band
+        assert {start + p for start, height in pixels for p in range(height)} == set(range(columns))
+        if shared:  # the loop that is taken knows these numbers
+            assert taps in SHARED
+            assert n.tap_pixel == n.pitch
+            assert n.in_w in (1, 2) or columns == 1
+        for offset, weights in runs[first_run:last_run]:
+            check_window(n, int(offset), columns, taps)
+            first = weights // n.pitch
+            assert weights % n.pitch == 0
+            used.update(int(first + k * (n.tap_weight // n.pitch)) for k in range(taps))
+        for row in range(rows):  # a band's rows are staged, and copied, with that band
+            top = row // n.band * n.band * n.out_h
+            assert top <= first_row + row * n.out_h < min(top + n.band * n.out_h, H)
+        if columns:
+            assert first_column + (columns - 1) * n.out_w < W
+        reached[np.ix_(first_row + np.arange(rows) * n.out_h, first_column + np.arange(columns) * n.out_w)] += 1
+    assert reached.max(initial=0) <= 1
+    # pixels that no phase writes are filled before, and so is the stage
+    assert plan.fill == bool(n.holes) == (reached == 0).any()
+    check_taps(used, g)
+    assert n.tasks == g.N * n.groups * n.bands
+    assert plan.threads <= n.tasks
+
+
+def check_groups(n: Any, g: Conv2dGeometry) -> None:
+    """Groups of whole vectors hold every channel, and none is empty."""
+    assert n.C == g.IC == g.OC
+    assert n.taps == g.KH * g.KW
+    assert n.pitch % n.lanes == 0
+    assert n.pitch <= depthwise.GROUP * n.lanes
+    assert (n.groups - 1) * n.pitch < n.C <= n.groups * n.pitch
+
+
+def check_window(n: Any, offset: int, pixels: int, taps: int) -> None:
+    """What some taps of a kernel row read for a row of pixels lies in a row of the slab."""
+    row, column = divmod(offset // n.pitch, int(n.columns))
+    assert offset % n.pitch == 0
+    assert 0 <= row < n.span
+    assert n.tap_pixel >= 0
+    if taps and pixels:
+        assert column + (pixels - 1) * n.in_w + (taps - 1) * n.tap_pixel // n.pitch < n.columns
+
+
+def check_taps(used: Counter[int], g: Conv2dGeometry) -> None:
+    """No tap is taken twice, and none that meets a pixel is left out."""
+    axes = (g.OH, g.IH, g.KH, g.SH, g.DH, g.PT), (g.OW, g.IW, g.KW, g.SW, g.DW, g.PL)
+    rows, columns = (
+        [
+            k
+            for k in range(kernel)
+            if ((met := np.arange(output) * stride + k * dilation - before) >= 0)[met < image].any()
+        ]
+        for output, image, kernel, stride, dilation, before in axes
+    )
+    assert {kh * g.KW + kw for kh in rows for kw in columns} <= set(used) <= set(range(g.KH * g.KW))
+    assert set(used.values()) <= {1}
+
+
+def check_weight_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient_depthwise``."""
+    n = record(plan)
+    taps, triples = plan.tables
+    assert taps.tolist() == [[0, 0]]  # all taps of a filter, which follow each other in both places
+
+    check_groups(n, g)
+    assert n.parts * n.groups * n.block_size <= n.slabs <= plan.shared
+    # a thread's part: the slabs of the input and of the gradient
+    assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.gradient
+    assert n.gradient + n.band * n.OW * n.pitch <= n.own == plan.own
+
+    used: Counter[int] = Counter()
+    for size, *rest in triples.tolist():
+        assert size in WINDOW_SIZES
+        for offset, sums in zip(rest[:3], rest[3:], strict=True):
+            check_window(n, offset, int(n.OW), size)
+            first = sums // n.pitch
+            assert sums % n.pitch == 0
+            assert 0 <= sums <= n.block_size - size * n.pitch
+            if first < n.taps:
+                used.update(range(first, first + size))
+    check_taps(used, g)
+    if n.shared:
+        assert n.tap_pixel == n.pitch
+        assert n.in_w in (1, 2) or n.OW < 4
+
+    assert n.units == g.N * n.bands
+    assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
+    assert n.tasks == n.parts * n.groups
+    assert plan.threads <= n.tasks
+    assert not plan.fill
+    units = [unit for p in range(n.parts) for unit in range(p * n.units // n.parts, (p + 1) * n.units // n.parts)]
+    assert units == list(range(n.units))
+
+
+THREADS = (1, 2, 3, 5, 64)
+
+
+def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``correlate_winograd``, in both orders of work."""
+    n = record(plan)
+    (heights,) = plan.tables
+    H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
+    assert (n.OH, n.OW) == (H, W)
+    check_tiles(n)
+    units, points = int(n.units), int(n.points) ** 2
+    assert units == g.N * n.tall * n.strips
+    assert n.tasks == n.G * (n.blocks if n.by_blocks else units)
+    assert plan.threads <= n.tasks
+
+    # register tiles: every tile of a batch is in one, and they hang over its end by less than one
+    most = int(n.batch * n.strip)
+    beyond = 0
+    for tiles in range(1, most + 1):
+        left = tiles
+        while left > 0:
+            assert heights[left] in HEIGHTS
+            left -= heights[left]
+        beyond = max(beyond, tiles - left)
+
+    # what a point takes: the transformed input, with whole vectors of channels; weights; sums
+    tiles = units * int(n.wide) if n.by_blocks else most
+    channels = -(-n.ICG // n.lanes) * n.lanes
+    assert channels <= n.pitch
+    assert (tiles - 1) * n.pitch + channels <= n.input_point
+    assert (tiles - most + beyond - 1) * n.pitch + n.ICG <= n.input_point  # read from the last batch
+    assert n.ICG * n.width <= n.weight_point
+    assert beyond * n.width <= n.sum_point
+    assert points * n.weight_point <= n.block_size
+
+    rows, blocks = min(n.batch, n.tall), n.G * n.blocks
+    slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
+    stage = min(rows * n.tile, n.OH) * min(n.strip * n.tile, n.OW) * n.width if n.y_c != 1 else 0
+    taps = (9 * n.lanes + 3 * n.points) * n.width
+    inputs, weights = (n.inputs, points * n.input_point), (n.weights, points * n.weight_point)
+    assert n.own == plan.own
+    assert_apart(
+        n.own,
+        [
+            (0, max(slab, stage, taps)),
+            (n.sums, points * n.sum_point),
+            (n.temporary, points * n.lanes),
+            weights if n.by_blocks else inputs,
+        ],
+    )
+    assert_apart(
+        n.slabs,
+        [
+            (n.bias, blocks * n.width),
+            (n.inputs, n.G * inputs[1]) if n.by_blocks else (n.weights, blocks * n.block_size),
+        ],
+    )
+    assert n.slabs <= plan.shared
+
+    # every row of strips is transformed once, and multiplied once with every block
+    for threads in THREADS:
+        assert_shared_once(n, threads)
+    if n.by_blocks:
+        assert n.strips == 1  # where a row of strips has its place among the tiles is counted so
+        whole = batches(0, units, units, int(n.batch))
+        assert [unit for start, batch in whole for unit in range(start, start + batch)] == list(range(units))
+
+    used: Counter[int] = Counter()
+    for group in range(n.G):
+        for block in range(n.blocks):
+            channel = block * n.width
+            lanes = min(n.width, n.OCG - channel)
+            assert lanes > 0
+            start = group * n.w_group + channel * n.w_lane
+            first = start + np.arange(n.ICG)[:, None, None] * n.w_channel + np.arange(9)[:, None] * n.w_column
+            used.update((first + np.arange(lanes) * n.w_lane).ravel().tolist())
+    assert_weights_once(used, 9, g)
+    assert not plan.fill
+
+
+def assert_shared_once(n: Any, threads: int) -> None:
+    """The units of all groups, some at a time, are each one thread's."""
+    total = int(n.G * n.units)
+    ends = [thread * total // threads for thread in range(threads + 1)]
+    done = [
+        unit
+        for first, last in pairwise(ends)
+        for start, batch in batches(first, last, int(n.units), int(n.batch))
+        for unit in range(start, start + batch)
+    ]
+    assert done == list(range(total))
+
+
+def check_tiles(n: Any) -> None:
+    """Tiles cover the output, strips its tiles, and the points of a strip are in the columns of its slab."""
+    assert winograd.TILES[int(n.tile)] == n.points == n.tile + 2
+    assert (n.tall - 1) * n.tile < n.OH <= n.tall * n.tile
+    assert (n.wide - 1) * n.tile < n.OW <= n.wide * n.tile
+    assert (n.strips - 1) * n.strip < n.wide <= n.strips * n.strip
+    assert (n.strip - 1) * n.tile + n.points <= n.columns
+    assert n.batch >= 1
+
+
+def batches(first: int, last: int, group: int, most: int) -> Iterator[tuple[int, int]]:
+    """The units from ``first`` to ``last``, some of one group at a time: the first of them, and how many."""
+    while first < last:
+        batch = min(min(last, (first // group + 1) * group) - first, most)
+        yield first, batch
+        first += batch
+
+
+def assert_apart(size: int, pieces: Sequence[tuple[int, int]]) -> None:
+    """Pieces of memory, (first element, elements), neither overlap nor leave what there is."""
+    end = 0
+    for start, elements in sorted(pieces):
+        assert start >= end
+        end = start + elements
+    assert end <= size
+
+
+def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient_winograd``."""
+    n = record(plan)
+    taps, registers = plan.tables
+    assert (n.OH, n.OW) == (g.OH, g.OW)
+    check_tiles(n)
+    assert n.units == g.N * n.tall * n.strips
+    assert plan.threads <= n.tasks
+    points, most = int(n.points) ** 2, int(n.batch * n.strip)
+
+    assert [start + p for start, _, exist in registers for p in range(exist)] == list(range(n.ICG))
+    assert all(height in HEIGHTS for _, height, _ in registers)
+    beyond = max(start + height for start, height, _ in registers)
+    shares = [(s + 1) * n.blocks // n.splits - s * n.blocks // n.splits for s in range(n.splits)]
+    assert max(shares) * n.width <= n.z_pitch
+    tiles = int(n.units * n.wide) if n.by_blocks else most
+    channels = -(-n.ICG // n.lanes) * n.lanes
+    assert channels <= n.pitch
+    assert (tiles - 1) * n.pitch + max(channels, beyond) <= n.input_point
+    assert most * n.z_pitch <= n.gradient_point
+    assert beyond * n.width <= n.sum_block
+    assert max(shares) * n.sum_block <= n.sum_point
+    assert 9 * n.ICG * n.width <= n.block_size
+
+    rows = min(n.batch, n.tall)
+    slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
+    gradients = min(n.OCG, max(shares) * n.width)
+    gradient_slab = rows * n.tile * n.strip * n.tile * gradients + -gradients % n.lanes
+    inputs = points * n.input_point
+    assert n.own == plan.own
+    assert_apart(
+        n.own,
+        [
+            (0, max(slab, gradient_slab)),
+            (n.gradients, points * n.gradient_point),
+            (n.sums, points * n.sum_point),
+            (n.temporary, points * n.lanes),
+            *([] if n.by_blocks else [(n.inputs, inputs)]),
+        ],
+    )
+    sums = n.parts * n.G * n.blocks * n.block_size
+    assert_apart(n.slabs, [(0, sums), (n.inputs, n.G * inputs)] if n.by_blocks else [(0, sums)])
+    assert n.slabs <= plan.shared
+
+    if n.by_blocks:
+        assert n.strips == 1
+        for threads in THREADS:
+            assert_shared_once(n, threads)
+    check_unpacking(n, taps, g)
+    assert len(taps) == 9
+    assert not plan.fill
+    check_parts(n)
+
+
 CHECKS = {
     correlate: check_correlation,
     weight_gradient: check_weight_gradient,
     correlate_planes: check_planes,
     weight_gradient_planes: check_weight_planes,
+    correlate_depthwise: check_depthwise,
+    weight_gradient_depthwise: check_weight_depthwise,
+    correlate_winograd: check_winograd,
+    weight_gradient_winograd: check_weight_winograd,
 }
 
 
@@ -556,19 +950,27 @@ def assert_weights_once(used: Counter[int], taps: int, g: Conv2dGeometry) -> Non
     assert len(used) == taps * g.OC * g.ICG
 
 
-def test_work_of_a_large_case_is_shared_and_of_a_small_one_is_not() -> None:
-    large = Case(Conv2dGeometry.forward((1, 64, 56, 56), (64, 64, 3, 3)), np.dtype(np.float32))
-    assert all(plan.threads >= 8 for _, plan in plans(large))
-    small = Case(Conv2dGeometry.forward((1, 3, 8, 8), (4, 3, 3, 3)), np.dtype(np.float32))
-    assert all(plan.threads == 1 for _, plan in plans(small))
+@pytest.mark.parametrize("form", ["channels", "depthwise", "cheapest"])
+def test_work_of_a_large_case_is_shared_and_of_a_small_one_is_not(form: str) -> None:
+    groups, few = (256, 3) if form == "depthwise" else (1, 1)
+    channels = max(64, groups)
+    large = Conv2dGeometry.forward((1, channels, 56, 56), (channels, channels // groups, 3, 3), groups=groups)
+    small = Conv2dGeometry.forward((1, 3, 8, 8), (3, 3 // few, 3, 3), groups=few)
+    with only(form):
+        assert all(plan.threads >= 8 for _, plan in plans(Case(large, np.dtype(np.float32))))
+        assert all(plan.threads == 1 for _, plan in plans(Case(small, np.dtype(np.float32))))
 
 
-@each_form
+NOTHING: dict[str, Any] = {"padding": 1, "dilation": 2}
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in WINOGRAD])
 def test_what_is_never_reached_has_no_work(form: str) -> None:
-    nothing: Any = Conv2dGeometry.forward((1, 1, 1, 1), (2, 1, 2, 2), padding=1, dilation=2)
+    groups = 2 if form == "depthwise" else 1
+    nothing = Conv2dGeometry.forward((1, groups, 1, 1), (2, 1, 2, 2), groups=groups, **NOTHING)
     with only(form):
         for make in (forward_plan, input_gradient_plan, weight_gradient_plan):
             plan = make(nothing, np.dtype(np.float32), "NCHW", "NCHW", direct())
-            if make is not forward_plan:  # whose output is the bias
-                assert plan.fill
+            if make is input_gradient_plan or (make is weight_gradient_plan and form != "depthwise"):
+                assert plan.fill  # a forward pass has its bias to write, and sums of no products are zeros
             assert plan.shared + plan.own < 10_000

@@ -171,7 +171,7 @@ def test_the_same_bits_for_one_thread_and_for_two(case: Case, form: str, paralle
 @pytest.mark.parametrize("form", FORMS)
 def test_the_same_bits_for_small_cases_of_many_kinds(form: str) -> None:
     with only(form), everything_in_parallel():
-        for case in random_cases(4, 80, 20_000):
+        for case in random_cases(4, 80, 20_000, form=form):
             arrays = normal(case)
             numbaconv.set_num_threads(1)
             one = run(numbaconv, case, arrays)
