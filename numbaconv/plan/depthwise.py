@@ -76,7 +76,8 @@ def plan(work: Correlation) -> Plan:
             ends = first_run, len(runs), first_tile, len(tiles), taps, int(shared and taps in SHARED)
             phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *ends))
 
-    staged = 0 if target.layout == "NHWC" else target.W * pitch * work.stride[0]  # of a row of a phase
+    tall = min(work.stride[0], target.H)  # target rows from a row of a phase to the next, as far as there are any
+    staged = 0 if target.layout == "NHWC" else tall * target.W * pitch
     height = band(g, most_rows, g.N * groups, step[0], span, (line.columns * pitch + staged) * work.dtype.itemsize)
     bands = -(-most_rows // height)
     stage = ((height - 1) * step[0] + span) * line.columns * pitch
