@@ -17,7 +17,9 @@ import pytest
 from cases import INTERPRETED, run_python
 
 from numbaconv import simd
+from numbaconv.kernels.depthwise import PIXELS, SHARED
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
+from numbaconv.kernels.weight_depthwise import WINDOW_SIZES
 from numbaconv.simd import (
     add,
     clear,
@@ -26,10 +28,13 @@ from numbaconv.simd import (
     fill,
     hadamard,
     lanes,
+    lanes_of,
+    load,
     move,
     narrow,
     outer,
     put,
+    slide,
     spread,
     store,
     transpose,
@@ -171,6 +176,71 @@ def test_words_compile_to_what_they_mean(word: int, rows: int, vectors: int) -> 
             function(a, i, pitch, b, j, apart, compiled, *where)
             as_python(function)(a, i, pitch, b, j, apart, meant, *where)
             np.testing.assert_array_equal(compiled, meant)
+
+
+#: What kernels slide: rows of the tile, taps, and rows and taps in vectors. Some pixels over the taps of a kernel row,
+#: or a window of taps over four pixels; and a few that nobody needs yet.
+SLIDES = [
+    *((pixels, taps, step, 1) for pixels in PIXELS for taps in SHARED for step in (1, 2)),
+    *((taps, 4, 1, step) for taps in WINDOW_SIZES for step in (1, 2)),
+    (1, 1, 1, 1),
+    (4, 3, 3, 2),  # there are vectors that no row and no tap meets
+    (2, 3, 5, 1),
+    (3, 2, 2, 4),
+]
+
+
+@cache
+def sliding(height: int, taps: int, rows: int, along: int) -> Callable:
+    """A function that slides ``taps`` vectors of ``b`` along ``a``, on top of a tile that is not zero."""
+
+    @numba.njit
+    def by_slide(a, i, pitch, b, j, b_pitch, to):
+        tile = slide(load(height, b, 7, 3), a, i, pitch, b, j, b_pitch, taps, rows, along)
+        store(tile, to, 0, lanes_of(to), 0)
+
+    return by_slide
+
+
+@each_dtype
+@pytest.mark.parametrize("literals", SLIDES)
+@each_way
+def test_slide_means_what_it_says(way: Callable, literals: tuple[int, ...], dtype: Any) -> None:
+    a, b, to = buffers(dtype)
+    height, taps, rows, along = literals
+    size = lanes(dtype)
+    lane = np.arange(size)
+    # as kernels have it, unaligned, all vectors the same, backwards
+    for i, pitch, j, b_pitch in ((0, size, 0, size), (3, size + 5, 11, size + 9), (5, 0, 2, 0), (1500, -size, 900, -3)):
+        wanted, got = to.copy(), to.copy()
+        for p in range(height):
+            products = [a[i + (p * rows + k * along) * pitch + lane] * b[j + k * b_pitch + lane] for k in range(taps)]
+            wanted[p * size + lane] = b[7 + 3 * p + lane] + sum(products)
+        way(sliding(*literals))(a, i, pitch, b, j, b_pitch, got)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.compiled
+@each_dtype
+@pytest.mark.parametrize("literals", SLIDES)
+def test_slide_adds_tap_after_tap(literals: tuple[int, ...], dtype: Any) -> None:
+    # Rounding shows the order of a sum: it is that of the taps, as it is where they share nothing.
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(SIZE).astype(dtype) for _ in range(2))
+    height, taps, rows, along = literals
+    size, pitch = lanes(dtype), lanes(dtype) + 3
+    one, other = np.zeros((2, height * size), dtype)
+    sliding(*literals)(a, 5, pitch, b, 9, size, one)
+
+    @numba.njit
+    def by_hadamard(to):
+        tile = load(height, b, 7, 3)
+        for k in range(taps):
+            tile = hadamard(tile, a, 5 + k * along * pitch, rows * pitch, b, 9 + k * size)
+        store(tile, to, 0, lanes_of(to), 0)
+
+    by_hadamard(other)
+    np.testing.assert_array_equal(one, other)
 
 
 @cache
@@ -415,6 +485,11 @@ def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
         lambda: dot(wide, array, 0, 0, array, 0, 101 - size),
         lambda: dot(wide, array, 0, 0, array, 0, -1),
         lambda: hadamard(tile, array, 101 - size, 0, array, 0),
+        lambda: slide(tile, array, 101 - 6 * size, size, array, 0, size, 3, 1, 1),
+        lambda: slide(tile, array, -1, size, array, 0, 0, 1, 1, 1),
+        lambda: slide(tile, array, 0, 1, array, 99 - size, 1, 3, 1, 1),
+        lambda: slide(tile, array, 0, 17, array, 0, 0, 3, 1, 2),
+        lambda: slide(tile, array, 0, 15, array, 0, 0, 3, 2, 1),
         lambda: store(tile, array, 0, 34, size),
         lambda: store(wide, array, 0, 0, 101 - size),
         lambda: store(wide, array, 0, 0, -1),

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import INTERPRETED
+from cases import (
+    FORMS,
+    INTERPRETED,
+    ORDERS,
+    WINOGRAD,
+    assert_near,
+    everything_in_parallel,
+    expected,
+    only,
+    random_cases,
+    run,
+)
 
 import numbaconv
 from numbaconv import conv2d, conv2d_input, conv2d_weight, conv_transpose2d, memory
@@ -73,27 +84,45 @@ def passes(g: Conv2dGeometry, x: Any, w: Any, z: Any, b: Any, c: Any, algorithm:
     ]
 
 
-def test_all_passes_agree_with_direct_sums_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    def filled(dtype: np.dtype, size: int) -> np.ndarray:
-        """Scratch memory of exactly the size that was asked for: interpreted kernels check every index."""
-        return np.full(size, np.nan, dtype)
+def exactly(dtype: np.dtype, size: int) -> np.ndarray:
+    """Scratch memory of exactly the size that was asked for: interpreted kernels check every index."""
+    return np.full(size, np.nan, dtype)
 
-    monkeypatch.setattr("numbaconv.functional.scratch", filled)
+
+def test_all_passes_agree_in_both_orders_of_work_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numbaconv.functional.scratch", exactly)
     monkeypatch.setattr("numbaconv.plan.common.SERIAL_FLOPS", 0)
-    assert memory.scratch is not filled
+    assert memory.scratch is not exactly
     rng = np.random.default_rng(1)
     threads = numbaconv.get_num_threads()
-    for g, dtype in geometries(12 if INTERPRETED else 90):
+    for g, dtype in geometries(12 if INTERPRETED else 70):
         shapes = g.input_shape, g.weight_shape, g.output_shape, (g.OC,), (g.IC,)
         arrays = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
         exact = passes(g, *(array.astype(np.float64) for array in arrays), "direct")
-        numbaconv.set_num_threads(1)
-        alone = passes(g, *arrays, "winograd")
-        numbaconv.set_num_threads(threads)
-        for got, same, want in zip(passes(g, *arrays, "winograd"), alone, exact, strict=True):
-            np.testing.assert_array_equal(got, same, err_msg=f"{g}")
-            assert got.dtype == dtype
-            assert abs(got - want).max() <= BOUND[dtype] * abs(want).max(), f"{g}"
+        results = []
+        for form in WINOGRAD:
+            monkeypatch.setitem(planning.FORMS, "winograd", FORMS[form])
+            numbaconv.set_num_threads(1)
+            results.append(passes(g, *arrays, "winograd"))
+            numbaconv.set_num_threads(threads)
+            for got, same, want in zip(passes(g, *arrays, "winograd"), results[-1], exact, strict=True):
+                np.testing.assert_array_equal(got, same, err_msg=f"{form}, {g}")
+                assert got.dtype == dtype
+                assert abs(got - want).max() <= BOUND[dtype] * abs(want).max(), f"{form}, {g}"
+        # Sums over channels are the same sums. Only those of a weight gradient are cut in other places.
+        for k in (0, 1, 2, 4):
+            np.testing.assert_array_equal(results[0][k], results[1][k], err_msg=f"{g}")
+
+
+@pytest.mark.parametrize("form", WINOGRAD)
+def test_whole_numbers_in_any_memory_order(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numbaconv.functional.scratch", exactly)
+    rng = np.random.default_rng(2)
+    with only(form), everything_in_parallel():
+        for case in random_cases(13, 8 if INTERPRETED else 120, 5_000 if INTERPRETED else 300_000, form=form):
+            plain = case.arrays()
+            arrays = type(plain)(*(ORDERS[str(rng.choice(sorted(ORDERS)))](array) for array in plain))
+            assert_near(run(numbaconv, case, arrays), expected(case, plain), plain, case)
 
 
 @pytest.mark.compiled
