@@ -9,6 +9,8 @@ import pytest
 
 import numbaconv
 
+pytest.register_assert_rewrite("walks")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under NUMBA_DISABLE_JIT=1 kernels run as Python; what needs compiled code can't run then."""

@@ -1,0 +1,606 @@
+"""What kernels do with a plan, walked through as far as it decides where memory is touched.
+
+Nothing is computed. Every offset that a kernel would make is made, and must lie in the piece of memory that it is meant
+for; every pixel and every weight must be met once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.kernels.correlation import CORRELATION, correlate
+from numbaconv.kernels.depthwise import DEPTHWISE, SHARED, correlate_depthwise
+from numbaconv.kernels.planes import PLANES, correlate_planes
+from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
+from numbaconv.kernels.weight_depthwise import WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
+from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
+from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
+from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
+from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
+from numbaconv.plan import Plan, depthwise, winograd
+
+RECORDS = {
+    correlate: CORRELATION,
+    weight_gradient: WEIGHT_GRADIENT,
+    correlate_planes: PLANES,
+    weight_gradient_planes: WEIGHT_PLANES,
+    correlate_depthwise: DEPTHWISE,
+    weight_gradient_depthwise: WEIGHT_DEPTHWISE,
+    correlate_winograd: WINOGRAD,
+    weight_gradient_winograd: WEIGHT_WINOGRAD,
+}
+
+
+def record(plan: Plan) -> Any:
+    """The integers of a plan, by name."""
+    return np.asarray(plan.numbers).view(RECORDS[plan.kernel])[0]
+
+
+def assert_rows_cover(rows: Any, channels: int) -> None:
+    """Every channel is in one tile, tiles are packed one after the other, and only the last one may hang over."""
+    assert [first + p for first, _, exist in rows for p in range(exist)] == list(range(channels))
+    assert [first for first, *_ in rows] == [sum(row[1] for row in rows[:k]) for k in range(len(rows))]
+    assert all(height in PLANE_TILES and 1 <= exist <= height for _, height, exist in rows)
+
+
+def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """Walk through what ``correlate`` does with a plan, as far as it decides where memory is touched."""
+    n = record(plan)
+    taps, runs, phases, tiles = plan.tables
+    H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
+    slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
+
+    # shared memory: packed weights, the packed bias, then the threads' parts
+    assert n.G * n.blocks * n.block_size <= n.bias
+    assert n.bias + n.G * n.blocks * n.width <= n.slabs <= plan.shared
+    # a thread's part: the slab, then the staged tile
+    assert slab <= n.stage
+    assert n.stage + max(tiles[:, 1], default=0) * n.width <= n.own == plan.own
+    assert len(taps) * n.ICG * n.width <= n.block_size
+
+    reached = set()
+    for first_row, rows, first_column, columns, first_run, last_run, first_tile, last_tile in phases:
+        mine, pixels = runs[first_run:last_run], tiles[first_tile:last_tile]
+        assert len(mine) or name == "forward"  # which has its bias to write, if nothing else
+        assert sum(exist for *_, exist in pixels) == columns
+        assert rows <= n.bands * n.band
+        row = (min(n.band, rows) - 1) * n.in_h * n.columns * n.ICG
+        for offset, weights, steps in mine:
+            assert offset >= 0
+            assert 0 <= weights <= n.block_size - (steps - 1) * n.width - n.width
+            last = offset + steps - 1 + row
+            for start, height, exist in pixels:
+                # pixels that exist are in the slab; those that do not are read, too, but only from this thread's part
+                assert last + (start + exist - 1) * n.in_w * n.ICG < slab
+                assert last + (start + height - 1) * n.in_w * n.ICG < n.own
+        for q in range(rows):
+            reached.update((first_row + q * n.out_h, first_column + p * n.out_w) for p in range(columns))
+        assert first_row + (rows - 1) * n.out_h < H
+        assert first_column + (columns - 1) * n.out_w < W
+    # pixels that no phase writes are filled before
+    assert len(reached) == sum(phase[1] * phase[3] for phase in phases)
+    assert plan.fill == (len(reached) < H * W)
+
+    # weights that exist, all of them once where no tap is left out
+    used: Counter[int] = Counter()
+    for group in range(n.G):
+        for block in range(n.blocks):
+            channel = block * n.width
+            lanes = min(n.width, n.OCG - channel)
+            start = group * n.w_group + channel * n.w_lane
+            for c in range(n.ICG):
+                used.update((start + taps[:, None] + c * n.w_channel + np.arange(lanes) * n.w_lane).ravel().tolist())
+    assert_weights_once(used, len(taps), g)
+    assert n.tasks == g.N * n.G * n.bands
+    assert plan.threads <= n.tasks
+
+
+def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient``."""
+    n = record(plan)
+    taps, runs, windows, tiles = plan.tables
+    slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
+
+    assert n.parts * n.G * n.blocks * n.block_size <= n.slabs <= plan.shared
+    assert slab <= n.gradient
+    assert n.gradient + -(-n.blocks // n.splits) * n.z_block <= n.own == plan.own
+    assert len(runs) == n.band
+    for offset, gradient, steps in runs:
+        assert 0 <= gradient <= n.z_block - steps * n.width
+        last = offset + (steps - 1) * n.in_w * n.ICG
+        for window, row in windows:
+            for start, height, exist in tiles:
+                assert window >= 0
+                assert last + window + start + exist - 1 < slab
+                assert last + window + start + height - 1 < n.own
+                assert (row + start + height) * n.width <= n.block_size
+    # every tap has rows of its own, and they are summed in some tile
+    summed = {row + start + p for _, row in windows for start, _, exist in tiles for p in range(exist)}
+    rows = Counter(row + c for _, row in taps for c in range(n.ICG))
+    assert set(rows.values()) <= {1}
+    assert set(rows) == summed
+
+    check_unpacking(n, taps, g)
+    assert plan.fill == (len(taps) < g.KH * g.KW)
+
+    assert n.units == g.N * n.bands
+    assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
+    check_parts(n)
+
+
+def check_unpacking(n: Any, taps: np.ndarray, g: Conv2dGeometry) -> None:
+    """What ``unpack_block`` writes is weights that exist, all of them once where no tap is left out."""
+    assert len(taps) % n.joined == 0
+    steps = np.diff(taps.reshape(-1, n.joined, 2), axis=1)
+    assert (steps[..., 1] == n.ICG).all()
+    if n.w_channel != 1 or n.ICG == 1:  # weights of joined taps are taken as if they followed each other
+        assert (steps[..., 0] == 1).all()
+    used: Counter[int] = Counter()
+    for group in range(n.G):
+        for block in range(n.blocks):
+            channel = block * n.width
+            lanes = min(n.width, n.OCG - channel)
+            assert lanes > 0
+            start = group * n.w_group + channel * n.w_lane
+            for c in range(n.ICG):
+                used.update((start + taps[:, :1] + c * n.w_channel + np.arange(lanes) * n.w_lane).ravel().tolist())
+    assert_weights_once(used, len(taps), g)
+
+
+def check_parts(n: Any) -> None:
+    """Every unit of work, for every group and block of channels, is one task's."""
+    assert n.tasks == n.parts * n.G * n.splits
+    work: Counter[tuple[int, int, int]] = Counter()
+    for task in range(n.tasks):
+        part, group, split = task // (n.G * n.splits), task // n.splits % n.G, task % n.splits
+        for unit in range(part * n.units // n.parts, (part + 1) * n.units // n.parts):
+            for block in range(split * n.blocks // n.splits, (split + 1) * n.blocks // n.splits):
+                work[unit, group, block] += 1
+    assert len(work) == n.units * n.G * n.blocks
+    assert set(work.values()) <= {1}
+
+
+def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``correlate_planes``."""
+    n = record(plan)
+    remainders, steps, phases, rows = plan.tables
+    H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
+    slab = n.ICG * n.plane
+
+    # shared memory: packed weights, the packed bias, then the threads' parts
+    assert_rows_cover(rows, n.OCG)
+    assert n.heights == sum(rows[:, 1])
+    assert n.G * n.heights * len(steps) <= n.bias
+    assert n.bias + n.G * n.heights <= n.slabs <= plan.shared
+    # a thread's part: the planes, then the staged tile
+    assert_planes_hold_their_parts(n, remainders)
+    assert slab <= n.stage
+    assert n.stage + max(height * PLANE_TILES[height] for height in rows[:, 1]) * n.lanes <= n.own == plan.own
+
+    reached, last_of_before = set(), 0
+    for first_row, count, first_column, columns, first, last in phases:
+        assert first == last_of_before
+        last_of_before = last
+        assert last > first or name == "forward"  # which has its bias to write, if nothing else
+        assert count <= n.bands * n.band
+        assert columns <= n.columns
+        for left in {min(n.band, count), (count - 1) % n.band + 1}:  # rows of the first band, and of the last
+            check_steps(n, remainders, steps[first:last], left, columns)
+            for height in set(rows[:, 1].tolist()):
+                check_pixels(n, steps[first:last, 1], PLANE_TILES[height], left, columns)
+        for q in range(count):
+            reached.update((first_row + q * n.out_h, first_column + p * n.out_w) for p in range(columns))
+        assert first_row + (count - 1) * n.out_h < H
+        assert first_column + (columns - 1) * n.out_w < W
+    assert last_of_before == len(steps)
+    assert len(reached) == sum(phase[1] * phase[3] for phase in phases)
+    assert plan.fill == (len(reached) < H * W)
+
+    # so many steps at a time are read as if their weights followed each other
+    assert len(steps) % n.joined == 0
+    assert (np.diff(steps[:, 0].reshape(-1, n.joined)) == 1).all()
+    check_filters(n, steps, n.w_row, g)
+    assert n.tasks == g.N * n.G * n.bands
+    assert plan.threads <= n.tasks
+
+
+def assert_planes_hold_their_parts(n: Any, remainders: np.ndarray) -> None:
+    """All that ``pack_planes`` writes lies in its plane, and no two parts share an element."""
+    assert n.rows * n.columns <= n.part
+    assert len(remainders) * n.part <= n.plane
+    found = [tuple(pair) for pair in remainders.tolist()]
+    assert found[0] == (0, 0)  # the output's gradient is packed with this one alone
+    assert len(set(found)) == len(found)
+    assert all(0 <= h < n.in_h and 0 <= w < n.in_w for h, w in found)
+
+
+def check_steps(n: Any, remainders: np.ndarray, steps: np.ndarray, count: int, columns: int) -> None:
+    """What pixels that exist read lies in the plane of one channel, in one part, and in rows and columns of it."""
+    channel, rest = np.divmod(steps[:, 1], n.plane)
+    part, rest = np.divmod(rest, n.part)
+    row, column = np.divmod(rest, n.columns)
+    assert ((channel >= 0) & (channel < n.ICG)).all()
+    assert (part < len(remainders)).all()
+    assert (row + count <= n.rows).all()
+    assert (column + columns <= n.columns).all()
+    # every channel is read by the same taps
+    assert set(Counter(channel.tolist()).values()) <= {len(steps) // n.ICG}
+
+
+def check_pixels(n: Any, offsets: np.ndarray, vectors: int, count: int, columns: int) -> None:
+    """The tiles of a phase hold every pixel once; what they read besides is a thread's own, too."""
+    width = vectors * n.lanes
+    lane = np.arange(width)
+    if n.stacked:
+        chunks = -(-columns // n.lanes)
+        k = np.arange(-(-count // vectors) * chunks)[:, None]
+        row, column = k // chunks * vectors + lane // n.lanes, k % chunks * n.lanes + lane % n.lanes
+    else:
+        k = np.arange(-(-((count - 1) * n.columns + columns) // width))[:, None]
+        row, column = np.divmod(k * width + lane, n.columns)
+    exist = (row < count) & (column < columns)
+    assert sorted((row * columns + column)[exist].tolist()) == list(range(count * columns))
+    if len(offsets):
+        assert min(offsets) >= 0
+        assert (row * n.columns + column).max() + max(offsets) < n.own
+
+
+def check_filters(n: Any, steps: np.ndarray, w_row: int, g: Conv2dGeometry) -> None:
+    """The steps of all output channels are weights that exist, all of them once where no tap is left out."""
+    first = np.arange(n.G)[:, None] * n.w_group + np.arange(n.OCG) * w_row
+    used = Counter((first[..., None] + steps[:, 0]).ravel().tolist())
+    assert len(steps) % n.ICG == 0
+    assert_weights_once(used, len(steps) // n.ICG, g)
+
+
+def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient_planes``."""
+    n = record(plan)
+    remainders, steps, rows = plan.tables
+    slab = n.ICG * n.plane
+    pairs = -(-len(steps) // 2)
+
+    # sums: of all parts, groups, and tiles of output channels
+    assert_rows_cover(rows, n.OCG)
+    heights = int(sum(rows[:, 1]))
+    assert heights * pairs * 2 * n.lanes <= n.block
+    assert n.parts * n.G * n.block <= n.slabs <= plan.shared
+    # a thread's part: the planes of the input, then those of the output's gradient, of all rows of the tiles
+    assert_planes_hold_their_parts(n, remainders)
+    assert slab <= n.gradient
+    assert n.gradient + (heights - 1) * n.z_plane + n.vectors * n.lanes <= n.own == plan.own
+    assert n.gradient + n.OCG * n.z_plane <= n.own  # what is cleared
+    # the gradient's pixels are in what is summed, and what is summed beyond them is zeros of the same plane
+    assert n.columns >= n.OW
+    assert (n.band - 1) * n.columns + n.OW <= n.vectors * n.lanes <= n.z_plane
+    check_steps(n, remainders, steps, n.band, n.OW)
+    if len(steps):
+        # those zeros meet something finite: the planes, or what is cleared behind them
+        assert min(steps[:, 1]) >= 0
+        assert max(steps[:, 1]) + n.vectors * n.lanes <= n.gradient
+    check_filters(n, steps, n.w_row, g)
+    assert plan.fill == (len(steps) < n.ICG * g.KH * g.KW)
+
+    # every band of every image, for every group, is one task's work
+    assert n.units == g.N * n.bands
+    assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
+    assert n.tasks == n.parts * n.G
+    assert plan.threads <= n.tasks
+    units = [unit for p in range(n.parts) for unit in range(p * n.units // n.parts, (p + 1) * n.units // n.parts)]
+    assert units == list(range(n.units))
+
+
+def check_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``correlate_depthwise``."""
+    n = record(plan)
+    runs, phases, tiles = plan.tables
+    H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
+    assert (n.OH, n.OW) == (H, W)
+
+    # shared memory: packed weights, the packed bias, then the threads' parts
+    check_groups(n, g)
+    assert n.groups * n.taps * n.pitch <= n.bias
+    assert n.bias + n.groups * n.pitch <= n.slabs <= plan.shared
+    # a thread's part: the slab, then the staged band
+    assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.stage <= n.own == plan.own
+    if n.y_c != 1 and n.tasks:
+        assert min(n.band * n.out_h, H) * W * n.pitch <= n.own - n.stage
+
+    reached = np.zeros((H, W), int)
+    used: Counter[int] = Counter()
+    for first_row, rows, first_column, columns, first_run, last_run, first_tile, last_tile, taps, shared in phases:
+        pixels = tiles[first_tile:last_tile]
+        assert rows <= n.rows <= n.bands * n.band
+        assert {start + p for start, height in pixels for p in range(height)} == set(range(columns))
+        if shared:  # the loop that is taken knows these numbers
+            assert taps in SHARED
+            assert n.tap_pixel == n.pitch
+            assert n.in_w in (1, 2) or columns == 1
+        for offset, weights in runs[first_run:last_run]:
+            check_window(n, int(offset), columns, taps)
+            first = weights // n.pitch
+            assert weights % n.pitch == 0
+            used.update(int(first + k * (n.tap_weight // n.pitch)) for k in range(taps))
+        for row in range(rows):  # a band's rows are staged, and copied, with that band
+            top = row // n.band * n.band * n.out_h
+            assert top <= first_row + row * n.out_h < min(top + n.band * n.out_h, H)
+        if columns:
+            assert first_column + (columns - 1) * n.out_w < W
+        reached[np.ix_(first_row + np.arange(rows) * n.out_h, first_column + np.arange(columns) * n.out_w)] += 1
+    assert reached.max(initial=0) <= 1
+    # pixels that no phase writes are filled before, and so is the stage
+    assert plan.fill == bool(n.holes) == (reached == 0).any()
+    check_taps(used, g)
+    assert n.tasks == g.N * n.groups * n.bands
+    assert plan.threads <= n.tasks
+
+
+def check_groups(n: Any, g: Conv2dGeometry) -> None:
+    """Groups of whole vectors hold every channel, and none is empty."""
+    assert n.C == g.IC == g.OC
+    assert n.taps == g.KH * g.KW
+    assert n.pitch % n.lanes == 0
+    assert n.pitch <= depthwise.GROUP * n.lanes
+    assert (n.groups - 1) * n.pitch < n.C <= n.groups * n.pitch
+
+
+def check_window(n: Any, offset: int, pixels: int, taps: int) -> None:
+    """What some taps of a kernel row read for a row of pixels lies in a row of the slab."""
+    row, column = divmod(offset // n.pitch, int(n.columns))
+    assert offset % n.pitch == 0
+    assert 0 <= row < n.span
+    assert n.tap_pixel >= 0
+    if taps and pixels:
+        assert column + (pixels - 1) * n.in_w + (taps - 1) * n.tap_pixel // n.pitch < n.columns
+
+
+def check_taps(used: Counter[int], g: Conv2dGeometry) -> None:
+    """No tap is taken twice, and none that meets a pixel is left out."""
+    axes = (g.OH, g.IH, g.KH, g.SH, g.DH, g.PT), (g.OW, g.IW, g.KW, g.SW, g.DW, g.PL)
+    rows, columns = (
+        [
+            k
+            for k in range(kernel)
+            if ((met := np.arange(output) * stride + k * dilation - before) >= 0)[met < image].any()
+        ]
+        for output, image, kernel, stride, dilation, before in axes
+    )
+    assert {kh * g.KW + kw for kh in rows for kw in columns} <= set(used) <= set(range(g.KH * g.KW))
+    assert set(used.values()) <= {1}
+
+
+def check_weight_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient_depthwise``."""
+    n = record(plan)
+    taps, triples = plan.tables
+    assert taps.tolist() == [[0, 0]]  # all taps of a filter, which follow each other in both places
+
+    check_groups(n, g)
+    assert n.parts * n.groups * n.block_size <= n.slabs <= plan.shared
+    # a thread's part: the slabs of the input and of the gradient
+    assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.gradient
+    assert n.gradient + n.band * n.OW * n.pitch <= n.own == plan.own
+
+    used: Counter[int] = Counter()
+    for size, *rest in triples.tolist():
+        assert size in WINDOW_SIZES
+        for offset, sums in zip(rest[:3], rest[3:], strict=True):
+            check_window(n, offset, int(n.OW), size)
+            first = sums // n.pitch
+            assert sums % n.pitch == 0
+            assert 0 <= sums <= n.block_size - size * n.pitch
+            if first < n.taps:
+                used.update(range(first, first + size))
+    check_taps(used, g)
+    if n.shared:
+        assert n.tap_pixel == n.pitch
+        assert n.in_w in (1, 2) or n.OW < 4
+
+    assert n.units == g.N * n.bands
+    assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
+    assert n.tasks == n.parts * n.groups
+    assert plan.threads <= n.tasks
+    assert not plan.fill
+    units = [unit for p in range(n.parts) for unit in range(p * n.units // n.parts, (p + 1) * n.units // n.parts)]
+    assert units == list(range(n.units))
+
+
+#: Numbers of threads that work is shared by.
+THREADS = (1, 2, 3, 5, 64)
+
+
+def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``correlate_winograd``, in both orders of work."""
+    n = record(plan)
+    (heights,) = plan.tables
+    H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
+    assert (n.OH, n.OW) == (H, W)
+    check_tiles(n)
+    units, points = int(n.units), int(n.points) ** 2
+    assert units == g.N * n.tall * n.strips
+    assert n.tasks == n.G * (n.blocks if n.by_blocks else units)
+    assert plan.threads <= n.tasks
+
+    # register tiles: every tile of a batch is in one, and they hang over its end by less than one
+    most = int(n.batch * n.strip)
+    beyond = 0
+    for tiles in range(1, most + 1):
+        left = tiles
+        while left > 0:
+            assert heights[left] in HEIGHTS
+            left -= heights[left]
+        beyond = max(beyond, tiles - left)
+
+    # what a point takes: the transformed input, with whole vectors of channels; weights; sums
+    tiles = units * int(n.wide) if n.by_blocks else most
+    channels = -(-n.ICG // n.lanes) * n.lanes
+    assert channels <= n.pitch
+    assert (tiles - 1) * n.pitch + channels <= n.input_point
+    assert (tiles - most + beyond - 1) * n.pitch + n.ICG <= n.input_point  # read from the last batch
+    assert n.ICG * n.width <= n.weight_point
+    assert beyond * n.width <= n.sum_point
+    assert points * n.weight_point <= n.block_size
+
+    rows, blocks = min(n.batch, n.tall), n.G * n.blocks
+    slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
+    stage = min(rows * n.tile, n.OH) * min(n.strip * n.tile, n.OW) * n.width if n.y_c != 1 else 0
+    taps = (9 * n.lanes + 3 * n.points) * n.width
+    inputs, weights = (n.inputs, points * n.input_point), (n.weights, points * n.weight_point)
+    assert n.own == plan.own
+    assert_apart(
+        n.own,
+        [
+            (0, max(slab, stage, taps)),
+            (n.sums, points * n.sum_point),
+            (n.temporary, points * n.lanes),
+            weights if n.by_blocks else inputs,
+        ],
+    )
+    assert_apart(
+        n.slabs,
+        [
+            (n.bias, blocks * n.width),
+            (n.inputs, n.G * inputs[1]) if n.by_blocks else (n.weights, blocks * n.block_size),
+        ],
+    )
+    assert n.slabs <= plan.shared
+
+    # every row of strips is transformed once, and multiplied once with every block
+    for threads in THREADS:
+        assert_shared_once(n, threads)
+    if n.by_blocks:
+        assert n.strips == 1  # where a row of strips has its place among the tiles is counted so
+        whole = batches(0, units, units, int(n.batch))
+        assert [unit for start, batch in whole for unit in range(start, start + batch)] == list(range(units))
+
+    used: Counter[int] = Counter()
+    for group in range(n.G):
+        for block in range(n.blocks):
+            channel = block * n.width
+            lanes = min(n.width, n.OCG - channel)
+            assert lanes > 0
+            start = group * n.w_group + channel * n.w_lane
+            first = start + np.arange(n.ICG)[:, None, None] * n.w_channel + np.arange(9)[:, None] * n.w_column
+            used.update((first + np.arange(lanes) * n.w_lane).ravel().tolist())
+    assert_weights_once(used, 9, g)
+    assert not plan.fill
+
+
+def assert_shared_once(n: Any, threads: int) -> None:
+    """The units of all groups, some at a time, are each one thread's."""
+    total = int(n.G * n.units)
+    ends = [thread * total // threads for thread in range(threads + 1)]
+    done = [
+        unit
+        for first, last in pairwise(ends)
+        for start, batch in batches(first, last, int(n.units), int(n.batch))
+        for unit in range(start, start + batch)
+    ]
+    assert done == list(range(total))
+
+
+def check_tiles(n: Any) -> None:
+    """Tiles cover the output, strips its tiles, and the points of a strip are in the columns of its slab."""
+    assert winograd.TILES[int(n.tile)] == n.points == n.tile + 2
+    assert (n.tall - 1) * n.tile < n.OH <= n.tall * n.tile
+    assert (n.wide - 1) * n.tile < n.OW <= n.wide * n.tile
+    assert (n.strips - 1) * n.strip < n.wide <= n.strips * n.strip
+    assert (n.strip - 1) * n.tile + n.points <= n.columns
+    assert n.batch >= 1
+
+
+def batches(first: int, last: int, group: int, most: int) -> Iterator[tuple[int, int]]:
+    """The units from ``first`` to ``last``, some of one group at a time: the first of them, and how many."""
+    while first < last:
+        batch = min(min(last, (first // group + 1) * group) - first, most)
+        yield first, batch
+        first += batch
+
+
+def assert_apart(size: int, pieces: Sequence[tuple[int, int]]) -> None:
+    """Pieces of memory, (first element, elements), neither overlap nor leave what there is."""
+    end = 0
+    for start, elements in sorted(pieces):
+        assert start >= end
+        end = start + elements
+    assert end <= size
+
+
+def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient_winograd``."""
+    n = record(plan)
+    taps, registers = plan.tables
+    assert (n.OH, n.OW) == (g.OH, g.OW)
+    check_tiles(n)
+    assert n.units == g.N * n.tall * n.strips
+    assert plan.threads <= n.tasks
+    points, most = int(n.points) ** 2, int(n.batch * n.strip)
+
+    assert [start + p for start, _, exist in registers for p in range(exist)] == list(range(n.ICG))
+    assert all(height in HEIGHTS for _, height, _ in registers)
+    beyond = max(start + height for start, height, _ in registers)
+    shares = [(s + 1) * n.blocks // n.splits - s * n.blocks // n.splits for s in range(n.splits)]
+    assert max(shares) * n.width <= n.z_pitch
+    tiles = int(n.units * n.wide) if n.by_blocks else most
+    channels = -(-n.ICG // n.lanes) * n.lanes
+    assert channels <= n.pitch
+    assert (tiles - 1) * n.pitch + max(channels, beyond) <= n.input_point
+    assert most * n.z_pitch <= n.gradient_point
+    assert beyond * n.width <= n.sum_block
+    assert max(shares) * n.sum_block <= n.sum_point
+    assert 9 * n.ICG * n.width <= n.block_size
+
+    rows = min(n.batch, n.tall)
+    slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
+    gradients = min(n.OCG, max(shares) * n.width)
+    gradient_slab = rows * n.tile * n.strip * n.tile * gradients + -gradients % n.lanes
+    inputs = points * n.input_point
+    assert n.own == plan.own
+    assert_apart(
+        n.own,
+        [
+            (0, max(slab, gradient_slab)),
+            (n.gradients, points * n.gradient_point),
+            (n.sums, points * n.sum_point),
+            (n.temporary, points * n.lanes),
+            *([] if n.by_blocks else [(n.inputs, inputs)]),
+        ],
+    )
+    sums = n.parts * n.G * n.blocks * n.block_size
+    assert_apart(n.slabs, [(0, sums), (n.inputs, n.G * inputs)] if n.by_blocks else [(0, sums)])
+    assert n.slabs <= plan.shared
+
+    if n.by_blocks:
+        assert n.strips == 1
+        for threads in THREADS:
+            assert_shared_once(n, threads)
+    check_unpacking(n, taps, g)
+    assert len(taps) == 9
+    assert not plan.fill
+    check_parts(n)
+
+
+CHECKS = {
+    correlate: check_correlation,
+    weight_gradient: check_weight_gradient,
+    correlate_planes: check_planes,
+    weight_gradient_planes: check_weight_planes,
+    correlate_depthwise: check_depthwise,
+    weight_gradient_depthwise: check_weight_depthwise,
+    correlate_winograd: check_winograd,
+    weight_gradient_winograd: check_weight_winograd,
+}
+
+
+def assert_weights_once(used: Counter[int], taps: int, g: Conv2dGeometry) -> None:
+    """Every weight of the taps that are there has its place, and no other memory is touched."""
+    size = g.OC * g.ICG * g.KH * g.KW
+    assert set(used.values()) <= {1}
+    assert all(0 <= index < size for index in used)
+    assert len(used) == taps * g.OC * g.ICG
