@@ -13,6 +13,7 @@ from cases import (
     INTERPRETED,
     ORDERS,
     WINOGRAD,
+    Case,
     assert_near,
     everything_in_parallel,
     expected,
@@ -20,9 +21,10 @@ from cases import (
     random_cases,
     run,
 )
+from walks import record
 
 import numbaconv
-from numbaconv import conv2d, conv2d_input, conv2d_weight, conv_transpose2d, memory
+from numbaconv import conv2d, conv2d_input, conv2d_weight, conv_transpose2d, memory, simd
 from numbaconv import plan as planning
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.cook_toom import POINTS, input_matrix, output_matrix, tap_matrix
@@ -112,6 +114,22 @@ def test_all_passes_agree_in_both_orders_of_work_on_any_number_of_threads(monkey
         # Sums over channels are the same sums. Only those of a weight gradient are cut in other places.
         for k in (0, 1, 2, 4):
             np.testing.assert_array_equal(results[0][k], results[1][k], err_msg=f"{g}")
+
+
+@pytest.mark.parametrize("form", WINOGRAD)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_more_tiles_than_are_transformed_together(groups: int, form: str) -> None:
+    channels = 2 * simd.lanes(np.float32) + 3
+    shapes = (2, 3 * groups, 33, 30), (channels * groups, 3, 3, 3)
+    case = Case(Conv2dGeometry.forward(*shapes, padding=1, groups=groups), np.dtype(np.float32))
+    for make in (planning.forward_plan, planning.weight_gradient_plan):
+        n = record(make(case.geometry, case.dtype, "NCHW", "NCHW", FORMS[form]))
+        assert n.by_blocks == (form == "winograd by blocks")
+        assert n.units > 2 * n.batch
+        assert n.units % n.batch
+    arrays = case.arrays()
+    with only(form):
+        assert_near(run(numbaconv, case, arrays), expected(case, arrays), arrays, case)
 
 
 @pytest.mark.parametrize("form", WINOGRAD)
