@@ -53,6 +53,7 @@ from numbaconv.plan import (
 )
 from numbaconv.plan.axes import Axis, Correlation, backward_axes, forward_axis
 from numbaconv.plan.channels import cover
+from numbaconv.plan.common import SLAB_BYTES, band
 from numbaconv.plan.depthwise import _tiles as cover_pixels
 from numbaconv.plan.planes import _rows as cover_channels
 
@@ -122,6 +123,14 @@ def test_tiles_of_depthwise_rows_never_hang_over() -> None:
 def test_tiles_cover_the_output_channels_of_planes() -> None:
     for count in [*range(1, 100), 256, 1000, 2049]:
         assert_rows_cover(cover_channels(count), count)
+
+
+def test_bands_are_as_few_as_fit_and_equal() -> None:
+    small = Conv2dGeometry.forward((1, 1, 9, 9), (1, 1, 3, 3))
+    a_quarter = SLAB_BYTES // 4  # of what a band may take, so that it has at most four rows
+    for rows, height in ((1, 1), (3, 3), (4, 4), (5, 3), (8, 4), (9, 3), (10, 4), (13, 4), (0, 1)):
+        assert band(small, rows, 1, 1, 1, a_quarter) == height, f"{rows} rows"
+    assert band(small, 9, 1, 2, 2, a_quarter) == 2  # whose slab is twice as high: 2 rows read 4, and 3 read 6
 
 
 # --- axes -------------------------------------------------------------------------------------------------------------
