@@ -59,8 +59,13 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     # shared memory: packed weights, the packed bias, then the threads' parts
     assert n.G * n.blocks * n.block_size <= n.bias
     assert n.bias + n.G * n.blocks * n.width <= n.slabs <= plan.shared
-    # a thread's part: the slab, then the staged tile
-    assert slab <= n.stage
+    # a thread's part: the slab, unless the image itself is read, then the staged tile
+    if n.direct:
+        assert (n.x_c, n.x_w, n.x_h, n.columns, n.pieces) == (1, n.ICG, n.IW * n.ICG, n.IW, 1)
+        slab = beyond = n.IH * n.x_h - n.top * n.x_h - n.left * n.x_w
+    else:
+        assert slab <= n.stage
+        beyond = n.own
     assert n.stage + max(tiles[:, 1], default=0) * n.width <= n.own == plan.own
     assert len(taps) * n.ICG * n.width <= n.block_size
 
@@ -70,7 +75,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
         assert len(mine) or name == "forward"  # which has its bias to write, if nothing else
         assert sum(exist for *_, exist in pixels) == columns
         assert rows <= n.bands * n.band
-        row = (min(n.band, rows) - 1) * n.in_h * n.columns * n.ICG
+        row = ((rows if n.direct else min(n.band, rows)) - 1) * n.in_h * n.columns * n.ICG
         for offset, weights, steps in mine:
             assert offset >= 0
             assert 0 <= weights <= n.block_size - (steps - 1) * n.width - n.width
@@ -78,7 +83,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
             for start, height, exist in pixels:
                 # pixels that exist are in the slab; those that do not are read, too, but only from this thread's part
                 assert last + (start + exist - 1) * n.in_w * n.ICG < slab
-                assert last + (start + height - 1) * n.in_w * n.ICG < n.own
+                assert last + (start + height - 1) * n.in_w * n.ICG < beyond
         for q in range(rows):
             reached.update((first_row + q * n.out_h, first_column + p * n.out_w) for p in range(columns))
         assert first_row + (rows - 1) * n.out_h < H
@@ -108,17 +113,32 @@ def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
 
     assert n.parts * n.G * n.blocks * n.block_size <= n.slabs <= plan.shared
-    assert slab <= n.gradient
-    assert n.gradient + -(-n.blocks // n.splits) * n.z_block <= n.own == plan.own
     assert len(runs) == n.band
-    for offset, gradient, steps in runs:
-        assert 0 <= gradient <= n.z_block - steps * n.width
+    whole = (n.bands - 1) * n.band  # rows before the last band
+    if n.direct:  # the image itself is read, and the last band must not leave it
+        assert (n.x_c, n.x_w, n.x_h, n.columns, n.pieces) == (1, n.ICG, n.IW * n.ICG, n.IW, 1)
+        slab = beyond = (n.IH - n.top - whole * n.in_h) * n.x_h - n.left * n.x_w
+    else:
+        assert slab <= n.gradient
+        beyond = n.own
+    if n.z_direct:
+        assert (n.G, n.z_c, n.z_w, n.z_block, n.z_step) == (1, 1, n.OCG, n.width, n.OCG)
+        assert n.OCG % n.lanes == 0
+    else:
+        assert n.gradient + -(-n.blocks // n.splits) * n.z_block <= n.own == plan.own
+    for row, (offset, gradient, steps) in enumerate(runs):
+        if n.z_direct:
+            assert (gradient, steps) == (row * n.z_h, n.OW)
+        else:
+            assert 0 <= gradient <= n.z_block - steps * n.width
+        if n.direct and whole + row >= n.OH:
+            continue
         last = offset + (steps - 1) * n.in_w * n.ICG
         for window, row in windows:
             for start, height, exist in tiles:
                 assert window >= 0
                 assert last + window + start + exist - 1 < slab
-                assert last + window + start + height - 1 < n.own
+                assert last + window + start + height - 1 < beyond
                 assert (row + start + height) * n.width <= n.block_size
     # every tap has rows of its own, and they are summed in some tile
     summed = {row + start + p for _, row in windows for start, _, exist in tiles for p in range(exist)}
