@@ -321,9 +321,11 @@ def test_a_cell_that_no_longer_works_is_a_regression(small: Study) -> None:
 def test_other_machines_and_other_cells_are_named(small: Study) -> None:
     new = deepcopy(small)
     new.machine["CPU"] = "Another CPU"
+    new.settings["algorithm"] = "direct"
     new.cells.pop()
     text = against(new, small)[1]
     assert "CPU differs: Made-up CPU with 2 cores then, Another CPU now" in text
+    assert "algorithm differs: auto then, direct now" in text  # the older one was recorded before there was a choice
     assert "1 cell measured only then." in text
     assert against(Study({}, {}, {}), small)[0] == 0
 

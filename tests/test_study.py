@@ -7,17 +7,19 @@ import math
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import fake_peers
 import numpy as np
 import pytest
 
+import numbaconv
 from numbaconv.cli import main
-from numbaconv.geometry import LAYOUTS, Layout
-from numbaconv.study import machine, peers, runner, worker
+from numbaconv.geometry import LAYOUTS, Algorithm, Layout
+from numbaconv.study import machine, peers, runner, training, worker
 from numbaconv.study.baselines import Loops
 from numbaconv.study.layers import SUITES, Layer, suite
-from numbaconv.study.peers import PEERS, WORKS, Arrays, Peer
+from numbaconv.study.peers import ALGORITHMS, PEERS, WORKS, Arrays, Peer
 from numbaconv.study.peers.own import Im2col
 from numbaconv.study.results import Cell, Study, Timing
 
@@ -85,7 +87,7 @@ def test_peers_compute_what_we_compute(name: str, layout: Layout) -> None:
         pytest.skip(peer.missing() or f"{name} does not serve {layout}")
     layer = Layer.parse("n2 c4 h6x7 k6 r3x2 s2x1 p1 g2")
     arrays = Arrays.random(layer, layout)
-    theirs, ours = object.__new__(peer), PEERS["numbaconv"].prepare(object.__new__(Peer), layer, layout, arrays)
+    theirs, ours = object.__new__(peer), object.__new__(PEERS["numbaconv"]).prepare(layer, layout, arrays)
     theirs.threads, theirs.library = 1, __import__(peer.module)  # without setting threads
     for work, call in theirs.prepare(layer, layout, arrays).items():
         error, wrong = worker.difference(theirs.result(call(), work, layout), ours[work]())
@@ -231,6 +233,52 @@ def test_cores_are_told_apart() -> None:
     assert runner.check_threads([1, 1]) == [1]
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_calls_name_the_algorithm(algorithm: Algorithm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, in every pass; the results are the same."""
+    asked = []
+    for name in ("conv2d", "conv2d_input", "conv2d_weight"):
+        function = getattr(numbaconv, name)
+
+        def noted(*arguments: Any, function: Any = function, **how: Any) -> np.ndarray:
+            asked.append(how["algorithm"])
+            return function(*arguments, **how)
+
+        monkeypatch.setattr(numbaconv, name, noted)
+    layer, ours = Layer.parse("n2 c20 h9 k24 r3 p1"), peers.find(peers.address(ALGORITHMS[algorithm]))
+    assert ours.name == "numbaconv"
+    arrays = Arrays.random(layer, "NHWC")
+    baseline = Im2col(1).prepare(layer, "NHWC", arrays)
+    for work, call in object.__new__(ours).prepare(layer, "NHWC", arrays).items():
+        error, wrong = worker.difference(call(), baseline[work]())
+        assert not wrong
+        assert error < 5e-6
+    assert asked == [algorithm] * 3
+
+
+def test_one_of_us_takes_part_whoever_is_named() -> None:
+    chosen = runner.choose(["im2col", "numbaconv"], "direct")
+    assert chosen == [ALGORITHMS["direct"], PEERS["im2col"]]
+    assert runner.choose(None)[:2] == [PEERS["numbaconv"], PEERS["torch"]]
+    assert "numbaconv" not in [peer.name for peer in runner.choose(None, "winograd")[1:]]
+
+
+@pytest.mark.compiled
+def test_layers_that_an_algorithm_does_not_serve_are_left_out() -> None:
+    layers = {"strided": STRIDED, "plain": PLAIN, "large": "n1 c2 h6 k3 r5"}
+    how: Any = {"threads": [1], "layouts": ["NCHW"], "works": ["forward"], "names": ["im2col"], "quick": True}
+    study = runner.run(layers, **how, algorithm="winograd")
+    assert [cell.name for cell in study.cells] == ["plain"]
+    assert [timing.status for timing in study.cells[0].timings.values()] == ["ok", "ok"]
+    assert study.settings["algorithm"] == "winograd"
+    left = "numbaconv: 2 of 3 layers, which algorithm winograd does not serve: strided, large"
+    assert study.settings["left out"] == [left]
+    del layers["plain"]
+    with pytest.raises(ValueError, match='no layer can be run: algorithm="winograd" serves 3 x 3 kernels'):
+        runner.run(layers, **how, algorithm="winograd")
+
+
 # --- The command line -------------------------------------------------------------------------------------------------
 
 
@@ -240,14 +288,27 @@ def test_compare_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     path = str(tmp_path / "study.json")
     command = ["compare", "--quick", "--rounds", "2", "--layer", PLAIN, "--threads", "1", "--layout", "NHWC"]
     command += ["--pass", "forward", "grad_weight", "--peers", "im2col", "fake_peers:Absent", "--json", path]
+    command += ["--algorithm", "winograd"]
     assert main(command) == 0
-    printed = capsys.readouterr().out
-    for word in ("im2col", "no_such_library", "NHWC", "FMA peak", PLAIN):
+    printed = " ".join(capsys.readouterr().out.split())
+    for word in ("im2col", "no_such_library", "NHWC", "FMA peak", PLAIN, "algorithm winograd"):
         assert word in printed
     saved = json.loads(Path(path).read_text())
     assert [cell["work"] for cell in saved["cells"]] == ["forward", "grad_weight"]
+    assert saved["settings"]["algorithm"] == "winograd"
     assert main(["compare", "--from", path, "--against", path]) == 0
     assert "im2col" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("options", "algorithm"), [("", "auto"), ("--algorithm direct", "direct")])
+def test_models_are_compared_by_the_algorithm_asked_for(
+    options: str, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rich")
+    asked = []
+    monkeypatch.setattr(training, "run", lambda *_, algorithm: asked.append(algorithm) or Study({}, {}, {}))
+    assert main(["compare", "--train", "digits_cnn", *options.split()]) == 0
+    assert asked == [algorithm]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +330,10 @@ def test_compare_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("--from a.json --quick", "--from shows an earlier run: --quick does not go with it"),
         ("--train --suite vgg", "--train compares models, not layers: --suite does not go with it"),
         ("--train alexnet", "--train: there is no model 'alexnet': choose from"),
+        ("--algorithm fft", "invalid choice: 'fft'"),
+        ("--algorithm winograd --suite lenet", 'no layer can be run: algorithm="winograd" serves 3 x 3 kernels'),
+        ("--algorithm winograd --train", "--algorithm winograd serves no whole model: with --train it is auto or"),
+        ("--from a.json --algorithm auto", "--from shows an earlier run: --algorithm does not go with it"),
         ("--figures here.json", "--figures here.json: is not a folder"),
     ],
 )

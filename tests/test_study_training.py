@@ -12,7 +12,7 @@ from numbaconv.study import training
 from numbaconv.study.peers import frameworks
 from numbaconv.study.results import Study, Timing
 from numbaconv.study.training_data import SUBJECTS, Data, operations
-from numbaconv.study.training_peers import PEERS, find
+from numbaconv.study.training_peers import ALGORITHMS, PEERS, find
 
 TORCH = "torch channels_last"
 WORKS = [("training step", 32), ("inference", 1), ("inference", 64)]
@@ -63,6 +63,17 @@ class Fragile(Numbaconv):
 class Absent(Numbaconv):
     name = "absent"
     module = "a_library_that_nobody_wrote"
+"""
+
+#: Whose version is the algorithm that it found set.
+TELLING = """
+import numbaconv
+from {module} import {name}
+
+
+class Telling({name}):
+    def version(self):
+        return numbaconv.get_algorithm()
 """
 
 
@@ -147,6 +158,20 @@ def test_an_interrupted_study_is_handed_over() -> None:
     study = training.run(["digits_cnn"], [1], [], rounds=1, quick=True, progress=interrupt)
     assert study.settings["interrupted"]
     assert [cell.work for cell in study.cells] == ["training step"]
+    assert study.settings["algorithm"] == "auto"
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_algorithm_is_what_auto_means_in_our_process(algorithm, tmp_path, monkeypatch) -> None:
+    """In a process of its own, as a study starts it: a peer that notes what it finds set."""
+    ours = ALGORITHMS[algorithm]
+    (tmp_path / "telling.py").write_text(TELLING.format(module=ours.__module__, name=ours.__name__))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(ALGORITHMS, algorithm, find("telling:Telling"))
+    study = training.run(["digits_cnn"], [1], [], rounds=1, quick=True, algorithm=algorithm)
+    assert study.settings["algorithm"] == study.versions["numbaconv"] == algorithm
+    assert [timing.status for cell in study.cells for timing in cell.timings.values()] == ["ok"] * 3
 
 
 def every_layer(rng: np.random.Generator) -> nn.Sequential:
@@ -224,6 +249,7 @@ def test_every_process_sees_the_same_data() -> None:
         ({"threads": [0]}, "threads must be from 1"),
         ({"threads": [100_000]}, "cores that may be used"),
         ({"rounds": 0}, "at least 1"),
+        ({"algorithm": "winograd"}, "algorithm='winograd' does not serve whole models: choose from auto, direct"),
         ({"peers": ["theano"]}, "no peer 'theano'"),
         ({"peers": ["no_such_module:Peer"]}, "no_such_module"),
         ({"peers": ["numbaconv.study.peers:Im2col"]}, "not a subclass of .*TrainingPeer"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from numbaconv.cli.console import open_console
 from numbaconv.cli.errors import UsageError, user_errors
 from numbaconv.cli.files import output_file
+from numbaconv.geometry import Algorithm
 from numbaconv.study import runner
 from numbaconv.study.layers import Layer, suite
 from numbaconv.study.peers import LAYOUTS, WORKS
@@ -28,6 +29,7 @@ RUNNING = {
     "layout": "--layout",
     "works": "--pass",
     "peers": "--peers",
+    "algorithm": "--algorithm",
     "quick": "--quick",
     "rounds": "--rounds",
     "train": "--train",
@@ -57,6 +59,8 @@ def check(options: Namespace) -> None:
         _refuse(options, tuple(RUNNING), "--from shows an earlier run")
     if options.train is not None:
         _refuse(options, LAYERS, "--train compares models, not layers")
+        if options.algorithm == "winograd":
+            raise UsageError("--algorithm winograd serves no whole model: with --train it is auto or direct")
     if options.json:
         inputs = [options.against] if options.against else []
         output_file(options.json, (".json",), *inputs, option="--json")
@@ -72,10 +76,12 @@ def check(options: Namespace) -> None:
 
 def measure(options: Namespace, console: Console) -> Study:
     """A new study of what was asked for."""
+    algorithm: Algorithm = options.algorithm or "auto"
     with user_errors():
         runner.check_threads(options.threads)
         if options.train is None:
             layers = chosen_layers(options.suite, options.layer)
+            runner.served(layers, algorithm)
             runner.choose(options.peers)
         else:
             from numbaconv.study import training, training_peers
@@ -87,7 +93,13 @@ def measure(options: Namespace, console: Console) -> Study:
         with progress_line(console) as progress:
             if options.train is not None:
                 return training.run(
-                    models, options.threads, options.peers, options.rounds, options.quick, progress.update
+                    models,
+                    options.threads,
+                    options.peers,
+                    options.rounds,
+                    options.quick,
+                    progress.update,
+                    algorithm=algorithm,
                 )
             return runner.run(
                 layers,
@@ -97,6 +109,7 @@ def measure(options: Namespace, console: Console) -> Study:
                 names=options.peers,
                 rounds=options.rounds,
                 quick=options.quick,
+                algorithm=algorithm,
                 settings=noted(options),
                 progress=progress.update,
             )

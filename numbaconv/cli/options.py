@@ -12,7 +12,7 @@ from numbaconv.cli import compare, info, predict, train
 from numbaconv.cli.errors import UsageError
 from numbaconv.cli.recipes import OPTIMIZERS, RECIPES, SCHEDULES, augmentation
 from numbaconv.study.layers import SUITES
-from numbaconv.study.peers import LAYOUTS, PEERS, WORKS
+from numbaconv.study.peers import ALGORITHMS, LAYOUTS, PEERS, WORKS
 
 LARGEST = 2**31 - 1
 
@@ -269,6 +269,13 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
         nargs="+",
         metavar="NAME",
         help=f"{', '.join(list(PEERS)[1:])}, or package.module:Class (default: all that are installed)",
+    )
+    add(
+        "--algorithm",
+        choices=ALGORITHMS,
+        metavar="NAME",
+        help="which kernels of ours take part: auto (default), direct or winograd, which leaves out the layers that it "
+        "does not serve, and is not for --train",
     )
     add("--quick", action="store_true", help="few and short rounds, for a first look")
     add("--rounds", type=whole(1, 1000), metavar="N", help="turns of each library (default: 7, or 3 with --quick)")

@@ -123,6 +123,9 @@ def show_against(new: Study, old: Study, console: Console) -> int:
         if new.machine.get(name) != old.machine.get(name):
             text = f"{name} differs: {old.machine.get(name, 'unknown')} then, {new.machine.get(name, 'unknown')} now"
             prose(console, text, style=BAD)
+    then, now = (study.settings.get("algorithm", "auto") for study in (old, new))
+    if then != now:
+        prose(console, f"algorithm differs: {then} then, {now} now", style=BAD)
     if not found:
         prose(console, "The studies have no cell in common.")
         return 0

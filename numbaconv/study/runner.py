@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from numbaconv.geometry import Layout
+from numbaconv.geometry import Algorithm, Layout, check_algorithm
 from numbaconv.study import machine, peers
 from numbaconv.study.layers import Layer
-from numbaconv.study.peers import LAYOUTS, PEERS, WORKS, Peer
+from numbaconv.study.peers import ALGORITHMS, LAYOUTS, PEERS, WORKS, Peer
 from numbaconv.study.remote import Failure, Remote, Unusable
 from numbaconv.study.results import OURS, Cell, Study, Timing
 
@@ -81,6 +81,7 @@ def run(
     names: Sequence[str] | None = None,
     rounds: int | None = None,
     quick: bool = False,
+    algorithm: Algorithm = "auto",
     settings: Mapping[str, Any] | None = None,
     progress: Progress = lambda text: None,
 ) -> Study:
@@ -102,6 +103,8 @@ def run(
         How many turns every library has in a cell.
     quick : bool
         Few and short turns, for a first look.
+    algorithm : "auto", "direct" or "winograd"
+        Which kernels numbaconv takes part with. Layers that they don't serve are left out, and noted in the settings.
     settings : mapping, optional
         More to be noted with the results, such as the name of the suite.
     progress : callable
@@ -114,7 +117,8 @@ def run(
     Raises
     ------
     ValueError
-        A descriptor is wrong, there is no such peer, or more threads are asked for than there are cores.
+        A descriptor is wrong, there is no such peer, more threads are asked for than there are cores, or the algorithm
+        serves none of the layers.
     RuntimeError
         numbaconv itself cannot be run.
 
@@ -126,9 +130,9 @@ def run(
     >>> cell.name, cell.layout, cell.flop, [timing.status for timing in cell.timings.values()]
     ('tiny', 'NHWC', 2592, ['ok', 'ok'])
     """
-    parsed = {name: Layer.parse(descriptor) for name, descriptor in layers.items()}
+    parsed, left = served(layers, algorithm)
     granted = check_threads(threads)
-    chosen = choose(names)
+    chosen = choose(names, algorithm)
     default_rounds, seconds = QUICK if quick else THOROUGH
     study = Study(machine=machine.facts(), versions=machine.versions(), settings={})
     study.settings |= {
@@ -138,12 +142,16 @@ def run(
         "threads": granted,
         "layouts": list(layouts),
         "passes": list(works),
+        "algorithm": algorithm,
         "pinned to cores": machine.cores_for(max(granted)) if machine.CAN_PIN else "no: this system can't",
         "memory": "kept by malloc from call to call",
         "load before": round(machine.load(), 2),
         **(settings or {}),
     }
     runner = _Runner(study, chosen, seconds, progress)
+    if left:
+        unserved = f"{len(left)} of {len(layers)} layers, which algorithm {algorithm} does not serve"
+        runner.skipped[OURS] = f"{unserved}: {', '.join(left)}"
     try:
         for n in granted:
             runner.run_threads(n, parsed, layouts, works)
@@ -170,7 +178,31 @@ def check_threads(threads: Sequence[int] | None) -> list[int]:
     return granted
 
 
-def choose(names: Sequence[str] | None) -> list[type[Peer]]:
+def served(layers: Mapping[str, str], algorithm: Algorithm) -> tuple[dict[str, Layer], list[str]]:
+    """The layers, parsed, that an algorithm of ours serves, and the names of the others.
+
+    Raises
+    ------
+    ValueError
+        A descriptor is wrong, or the algorithm serves none of the layers.
+    """
+    parsed: dict[str, Layer] = {}
+    left, reason = [], ""
+    for name, descriptor in layers.items():
+        layer = Layer.parse(descriptor)
+        geometry = layer.geometry()
+        try:
+            check_algorithm(algorithm, geometry)
+            parsed[name] = layer
+        except ValueError as error:
+            left.append(name)
+            reason = str(error)
+    if left and not parsed:
+        raise ValueError(f"no layer can be run: {reason}")
+    return parsed, left
+
+
+def choose(names: Sequence[str] | None, algorithm: Algorithm = "auto") -> list[type[Peer]]:
     """The peers of these names, ours first; all for None.
 
     Raises
@@ -178,8 +210,8 @@ def choose(names: Sequence[str] | None) -> list[type[Peer]]:
     ValueError
         There is no such peer.
     """
-    wanted = [OURS, *(PEERS if names is None else names)]
-    return list(dict.fromkeys(peers.find(name) for name in wanted))
+    others = [peers.find(name) for name in (PEERS if names is None else names)]
+    return list(dict.fromkeys([ALGORITHMS[algorithm], *(peer for peer in others if peer.name != OURS)]))
 
 
 class _Runner:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from numbaconv.geometry import Algorithm
 from numbaconv.nn import Sequential
 from numbaconv.study import machine
 from numbaconv.study.reading import count
@@ -23,7 +24,7 @@ from numbaconv.study.remote import Failure, Remote, Unusable
 from numbaconv.study.results import OURS, Cell, Status, Study, Timing
 from numbaconv.study.runner import DISTURBED, Turn, check_threads, waited
 from numbaconv.study.training_data import INFERENCE, SUBJECTS, Data, operations
-from numbaconv.study.training_peers import LEARNING_RATE, MOMENTUM, PEERS, TrainingPeer, find
+from numbaconv.study.training_peers import ALGORITHMS, LEARNING_RATE, MOMENTUM, PEERS, TrainingPeer, find
 
 #: Names of models, as ``run`` takes them by default.
 MODELS = tuple(SUBJECTS)
@@ -47,6 +48,7 @@ def run(
     quick: bool = False,
     progress: Progress = lambda text: None,
     settings: Mapping[str, Any] | None = None,
+    algorithm: Algorithm = "auto",
 ) -> Study:
     """Compare training and inference.
 
@@ -69,6 +71,8 @@ def run(
         Told in a line what is being done.
     settings : mapping, optional
         More to be noted with the results.
+    algorithm : "auto" or "direct"
+        Which kernels numbaconv takes part with.
 
     Returns
     -------
@@ -77,18 +81,19 @@ def run(
     Raises
     ------
     ValueError
-        A model or a peer is unknown, or more threads are asked for than there are cores.
+        A model, a peer or the algorithm is unknown, or more threads are asked for than there are cores.
     RuntimeError
         numbaconv itself cannot be run.
     """
     granted = check_threads(threads)
     default_rounds, seconds = QUICK if quick else THOROUGH
     rounds = default_rounds if rounds is None else rounds
-    _check(models, rounds)
+    _check(models, rounds, algorithm)
     study = Study(machine=machine.facts(), versions=machine.versions(), settings={})
     study.settings |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "models": list(models),
+        "algorithm": algorithm,
         "optimizer": f"SGD, learning rate {LEARNING_RATE}, momentum {MOMENTUM}",
         "rounds": rounds,
         "seconds of a turn": seconds,
@@ -97,7 +102,7 @@ def run(
         "load before": round(machine.load(), 2),
         **(settings or {}),
     }
-    chosen, disturbed = _taking_part(study, peers, quick), 0
+    chosen, disturbed = _taking_part(study, peers, quick, ALGORITHMS[algorithm]), 0
     try:
         for n in granted:
             with _team(study, chosen, n, progress) as team:
@@ -254,10 +259,13 @@ def _is_ready(study: Study, remote: _Remote) -> bool:
     return True
 
 
-def _taking_part(study: Study, peers: Sequence[str] | None, quick: bool) -> list[type[TrainingPeer]]:
+def _taking_part(
+    study: Study, peers: Sequence[str] | None, quick: bool, ours: type[TrainingPeer] = ALGORITHMS["auto"]
+) -> list[type[TrainingPeer]]:
     """The peers that can take part, ours first; the study notes why others can't."""
     chosen = []
-    for peer in dict.fromkeys(find(name) for name in [OURS, *(PEERS if peers is None else peers)]):
+    others = [find(name) for name in (PEERS if peers is None else peers)]
+    for peer in dict.fromkeys([ours, *(peer for peer in others if peer.name != OURS)]):
         reason = peer.missing()
         if quick and peers is None and peer.name == SLOW:
             reason = "left out of a quick run, for it compiles for minutes"
@@ -268,12 +276,14 @@ def _taking_part(study: Study, peers: Sequence[str] | None, quick: bool) -> list
     return chosen
 
 
-def _check(models: Sequence[str], rounds: int) -> None:
+def _check(models: Sequence[str], rounds: int, algorithm: str) -> None:
     for name in models:
         if name not in SUBJECTS:
             raise ValueError(f"there is no model {name!r}: choose from {', '.join(SUBJECTS)}")
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm={algorithm!r} does not serve whole models: choose from {', '.join(ALGORITHMS)}")
 
 
 def _tidy(study: Study) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+import numbaconv
 from numbaconv import nn
 from numbaconv.geometry import pair
 from numbaconv.study.peers import Peer, frameworks, own
@@ -69,6 +70,14 @@ class Numbaconv(TrainingPeer, own.Numbaconv):
 
     def infer(self, x: np.ndarray) -> np.ndarray:
         return self.trainer.predict(x)
+
+
+class NumbaconvDirect(Numbaconv):
+    """The same with direct kernels only."""
+
+    def start(self) -> None:
+        super().start()
+        numbaconv.set_algorithm("direct")
 
 
 class Torch(TrainingPeer, frameworks.Torch):
@@ -188,6 +197,9 @@ class Jax(TrainingPeer, frameworks.Jax):
 PEERS: dict[str, type[TrainingPeer]] = {
     peer.name: peer for peer in (Numbaconv, Torch, TorchChannelsLast, TorchCompile, Jax)
 }
+
+#: We ourselves, by the algorithm that is to be compared. Winograd's alone serves no whole model.
+ALGORITHMS: dict[str, type[TrainingPeer]] = {"auto": Numbaconv, "direct": NumbaconvDirect}
 
 
 def find(name: str) -> type[TrainingPeer]:

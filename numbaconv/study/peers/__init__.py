@@ -6,15 +6,22 @@ from importlib import import_module
 
 from numbaconv.study.peers.base import LAYOUTS, WORKS, Arrays, Peer
 from numbaconv.study.peers.frameworks import Jax, TensorFlow, Torch
-from numbaconv.study.peers.own import Im2col, Loops, Numbaconv, Reference
+from numbaconv.study.peers.own import Im2col, Loops, Numbaconv, NumbaconvDirect, NumbaconvWinograd, Reference
 from numbaconv.study.peers.runtimes import Ncnn, OnnxRuntime, OpenVino
 
-__all__ = ["LAYOUTS", "PEERS", "WORKS", "Arrays", "Peer", "address", "find"]
+__all__ = ["ALGORITHMS", "LAYOUTS", "PEERS", "WORKS", "Arrays", "Peer", "address", "find"]
 
 #: All that are known, by name, in the order of their turns.
 PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (Numbaconv, Torch, Jax, TensorFlow, OnnxRuntime, OpenVino, Ncnn, Im2col, Loops, Reference)
+}
+
+#: We ourselves, by the algorithm that is to be compared; in a study each is just called numbaconv.
+ALGORITHMS: dict[str, type[Peer]] = {
+    "auto": Numbaconv,
+    "direct": NumbaconvDirect,
+    "winograd": NumbaconvWinograd,
 }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 import numbaconv
 from numbaconv import reference
-from numbaconv.geometry import Layout
+from numbaconv.geometry import Algorithm, Layout
 from numbaconv.study.layers import Layer
 from numbaconv.study.peers.base import Arrays, Peer, parameters
 
@@ -19,6 +19,8 @@ class Numbaconv(Peer):
 
     name = "numbaconv"
     module = "numbaconv"
+    #: Which kernels its calls may use.
+    algorithm: ClassVar[Algorithm] = "auto"
 
     def start(self) -> None:
         numbaconv.set_num_threads(self.threads)
@@ -31,12 +33,24 @@ class Numbaconv(Peer):
 
     def prepare(self, layer: Layer, layout: Layout, arrays: Arrays) -> dict[str, Callable[[], Any]]:
         x, w, dy = arrays
-        how = {**parameters(layer), "layout": layout}
+        how = {**parameters(layer), "layout": layout, "algorithm": self.algorithm}
         return {
             "forward": lambda: numbaconv.conv2d(x, w, **how),
             "grad_input": lambda: numbaconv.conv2d_input(x.shape, w, dy, **how),
             "grad_weight": lambda: numbaconv.conv2d_weight(x, w.shape, dy, **how),
         }
+
+
+class NumbaconvDirect(Numbaconv):
+    """The same with direct kernels only."""
+
+    algorithm = "direct"
+
+
+class NumbaconvWinograd(Numbaconv):
+    """The same with Winograd's algorithm only."""
+
+    algorithm = "winograd"
 
 
 class Im2col(Peer):
