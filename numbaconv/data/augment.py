@@ -17,12 +17,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from numbaconv.geometry import LARGEST_PARAMETER, integer
+from numbaconv.kernels.shift import shift
+from numbaconv.threads import launch, workers_for
 
 #: A random change: a batch and where randomness comes from, to a batch.
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-#: Pixels that are worked on at a time where there are arrays in between. Those of a large batch would be new pages from
-#: the system each time, which cost more than the arithmetic.
-_BLOCK = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class RandomCrop:
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         _check(images, rng)
         offsets = rng.integers(-self.padding, self.padding + 1, (2, len(images)))
-        return _windows(images, offsets, images.shape[2:], "constant", constant_values=self.fill)
+        return _windows(images, offsets, self.fill)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +91,12 @@ class RandomShift:
             return images
         shifts = rng.uniform(-self.pixels, self.pixels, (2, len(images)))
         whole = np.floor(shifts)
-        down, right = (shifts - whole).astype(images.dtype)[:, :, None, None, None]
-        corners = whole.astype(np.int64)
-        N, C, H, W = images.shape
-        result = np.empty(images.shape, images.dtype)
-        at_a_time = max(1, _BLOCK // (C * H * W))
-        for n in range(0, N, at_a_time):
-            some = slice(n, n + at_a_time)
-            windows = _windows(images[some], corners[:, some], (H + 1, W + 1), "edge")
-            rows = _between(windows[:, :, :-1], windows[:, :, 1:], down[some])
-            result[some] = _between(rows[..., :-1], rows[..., 1:], right[some])
-        return result
+        dtype = np.float32 if images.dtype.itemsize <= 4 else np.float64  # kernels know no other
+        source = np.require(images, dtype, ["C", "A", "W"])
+        result = np.empty_like(source)
+        workers = max(1, workers_for(len(images), images.size))
+        launch(shift, workers, source, whole.astype(np.int64), (shifts - whole).astype(source.dtype), result, workers)
+        return result.astype(images.dtype, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,29 +216,22 @@ def shifted(images: np.ndarray, pixels: float, random: np.random.Generator) -> n
     return RandomShift(pixels)(images, random)
 
 
-def _windows(images: np.ndarray, offsets: np.ndarray, size: tuple[int, ...], mode: str, **fill: float) -> np.ndarray:
-    """A window of each image, of ``size`` and with its corner at ``offsets[:, n]``; beyond the image it is padded.
+def _windows(images: np.ndarray, offsets: np.ndarray, fill: float) -> np.ndarray:
+    """A window of each image, of its own size and with its corner at ``offsets[:, n]``; beyond the image is ``fill``.
 
     An offset beyond the image's own size shows padding alone, so it is cut to that, and no more than that is padded.
     """
-    lengths = images.shape[2:]
+    size = images.shape[2:]
     corners, widths = [], [(0, 0), (0, 0)]
-    for axis_offsets, length, window in zip(offsets, lengths, size, strict=True):
+    for axis_offsets, length in zip(offsets, size, strict=True):
         axis_offsets = np.clip(axis_offsets, -length, length)
         before = max(0, -int(axis_offsets.min(initial=0)))
-        after = max(0, int(axis_offsets.max(initial=0)) + window - length)
+        after = max(0, int(axis_offsets.max(initial=0)))
         widths.append((before, after))
         corners.append(axis_offsets + before)
-    padded = np.pad(images, widths, mode, **fill)  # type: ignore[call-overload]
+    padded = np.pad(images, widths, constant_values=fill)
     down, right = corners
     return sliding_window_view(padded, size, axis=(2, 3))[np.arange(len(images)), :, down, right]
-
-
-def _between(first: np.ndarray, second: np.ndarray, fraction: np.ndarray) -> np.ndarray:
-    result = second - first
-    result *= fraction
-    result += first
-    return result
 
 
 def _check(images: np.ndarray, rng: np.random.Generator) -> None:
