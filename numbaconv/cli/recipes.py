@@ -32,6 +32,7 @@ class Recipe:
 RECIPES = {
     # Chosen for the worst of 16 seeds: 98.6% on the test part of the digits, in about two seconds.
     "digits_cnn": Recipe(40, batch_size=32, sgd_lr=0.05, adam_lr=5e-3, augment=("shift=0.75",), label_smoothing=0.1),
+    # What these reach is in docs/results.md: 99.3% or more on MNIST with every seed tried.
     "lenet5": Recipe(10, batch_size=64, sgd_lr=0.02, adam_lr=1e-3, augment=("shift=1.5",)),
     "mnist_cnn": Recipe(5, batch_size=64, sgd_lr=0.02, adam_lr=1e-3, augment=("shift=1.5",)),
     "resnet20": Recipe(30, batch_size=128, sgd_lr=0.1, adam_lr=2e-3, augment=("crop=4", "flip")),
