@@ -386,10 +386,12 @@ def test_in_another_thread_signals_are_left_alone(path) -> None:
 
 # -- kill -9 -----------------------------------------------------------------------------------------------------------
 
+#: So long that no victim is done before it is killed.
+LONG = {"epochs": 200, "early_stopping": nn.EarlyStopping(patience=200)}
 VICTIM = """
 import os, signal, sys
 from pathlib import Path
-from test_nn_checkpoints import fit, new_trainer
+from test_nn_checkpoints import LONG, fit, new_trainer
 from numbaconv import nn
 
 path, out, writes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -408,7 +410,7 @@ trainer = new_trainer()
 checkpoint = nn.Checkpoint(path, seconds=0)
 fit(
     trainer,
-    epochs=40,
+    **LONG,
     checkpoint=checkpoint,
     resume=path if path.exists() else None,
     on_batch=lambda progress: checkpoint.saved or print("begun", flush=True),
@@ -441,6 +443,6 @@ def test_killed_again_and_again(path, tmp_path) -> None:
     assert len(list(tmp_path.glob("*.tmp"))) >= 6
     assert run() == 0
     trainer = new_trainer()
-    fit(trainer, epochs=40)
+    fit(trainer, **LONG)
     nn.save_model(tmp_path / f"whole{path.suffix}", trainer.model)
     assert out.read_bytes() == (tmp_path / f"whole{path.suffix}").read_bytes()
