@@ -27,7 +27,7 @@ from numbaconv.geometry import (
 from numbaconv.kernels import sums
 from numbaconv.memory import flat, flat_image, is_flat, scratch
 from numbaconv.plan import FORMS, Forms, Plan, forward_plan, input_gradient_plan, weight_gradient_plan
-from numbaconv.threads import launch, threads_for, workers_for
+from numbaconv.threads import launch, launch_light, threads_for
 
 __all__ = [
     "conv2d",
@@ -428,12 +428,10 @@ def _bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndar
     z, layout = flat_image(grad_output, dtype, geometry.layout)
     result = np.empty(C, dtype)
     if layout == "NCHW":
-        workers = workers_for(C, z.size)
-        launch(sums.sum_planes, workers, z, result, geometry.N, C, pixels, workers)
+        launch_light(sums.sum_planes, C, z.size, z, result, geometry.N, C, pixels)
     else:
         parts = -(-geometry.N * pixels // sums.STRETCH)
-        workers = workers_for(parts, z.size)
-        launch(sums.sum_pixels, workers, z, result, np.empty(parts * C, dtype), C, workers)
+        launch_light(sums.sum_pixels, parts, z.size, z, result, np.empty(parts * C, dtype), C)
     return rounded(result, result_dtype(grad_output))
 
 

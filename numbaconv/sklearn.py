@@ -10,6 +10,8 @@ import numpy as np
 
 from numbaconv import nn
 from numbaconv.data import stratified_split
+from numbaconv.data.dataset import channel_moments
+from numbaconv.data.source import CHANNELS
 from numbaconv.geometry import integer
 from numbaconv.nn.checks import real
 
@@ -30,8 +32,6 @@ Samples: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 #: Images that are computed at once where nothing is trained.
 _BATCH = 256
-#: Of arrays (N, A, B, C), those whose last size is among these and whose second is not have the channels last.
-_CHANNELS = (1, 3, 4)
 
 
 class CNNClassifier(ClassifierMixin, BaseEstimator):  # in this order: scikit-learn's mixins come first
@@ -177,7 +177,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # in this order: scikit-le
         C, H, W = self.image_shape_
         self.mean_, self.std_ = np.zeros(C), np.ones(C)
         if self.normalize:
-            self.mean_, self.std_ = _moments(training[0])
+            self.mean_, self.std_ = map(np.asarray, channel_moments(training[0]))
         model = build(num_classes=len(self.classes_), in_channels=C, image_size=(H, W), rng=rng)
         trainer = nn.Trainer(model, optimizer)
         outputs = trainer.predict(self._normalized(images[:1])).shape
@@ -323,7 +323,7 @@ def _shape_of_images(X: Any) -> ImageShape | None:
     if len(shape) == 3:
         return 1, shape[1], shape[2]
     if len(shape) == 4:
-        last = shape[1] not in _CHANNELS and shape[3] in _CHANNELS
+        last = shape[1] not in CHANNELS and shape[3] in CHANNELS
         return (shape[3], shape[1], shape[2]) if last else (shape[1], shape[2], shape[3])
     return None
 
@@ -362,15 +362,6 @@ def _as_rows(X: Any, shape: ImageShape | None) -> Any:
     if images.shape[1:] != shape:
         raise ValueError(f"X has shape {X.shape}, but images of (C, H, W) = {shape} are expected")
     return images.reshape(len(images), C * H * W)
-
-
-def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every channel, in float64, without a copy of all images in it."""
-    C, pixels = images.shape[1], images.size // images.shape[1]
-    mean = images.mean((0, 2, 3), dtype=np.float64)
-    parts = (images[i : i + _BATCH] - mean.reshape(C, 1, 1) for i in range(0, len(images), _BATCH))
-    std = np.sqrt(sum(np.square(part).sum((0, 2, 3)) for part in parts) / pixels)
-    return mean, np.where(std > 1e-6 * np.abs(mean), std, 1.0)  # a channel that is constant is only shifted
 
 
 def _described(epoch: nn.Epoch, epochs: int) -> str:

@@ -74,11 +74,6 @@ def threads_for(tasks: int) -> int:
     return 1 if tasks == 1 or _forked else min(tasks, get_num_threads())
 
 
-def workers_for(tasks: int, elements: int) -> int:
-    """The same for kernels that do little with each of so many elements: few of them are not worth a second thread."""
-    return threads_for(tasks) if elements >= ELEMENTS_WORTH_A_THREAD else 1
-
-
 def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
     """Run a kernel on ``threads`` threads, a number that :func:`threads_for` gave.
 
@@ -94,6 +89,15 @@ def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
         with _gate:
             kernel.parallel(*arguments)
             _launched = True
+
+
+def launch_light(kernel: Kernel, tasks: int, elements: int, *arguments: Any) -> None:
+    """Run a kernel that does little with each of so many elements: few of them are not worth a second thread.
+
+    The kernel's last argument is the number of threads that share the work.
+    """
+    workers = threads_for(tasks) if elements >= ELEMENTS_WORTH_A_THREAD else 1
+    launch(kernel, workers, *arguments, workers)
 
 
 def _after_fork() -> None:

@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from numbaconv.geometry import LARGEST_PARAMETER, integer
 from numbaconv.kernels.shift import shift
-from numbaconv.threads import launch, workers_for
+from numbaconv.threads import launch_light
 
 #: A random change: a batch and where randomness comes from, to a batch.
 Augmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -94,8 +94,8 @@ class RandomShift:
         dtype = np.float32 if images.dtype.itemsize <= 4 else np.float64  # kernels know no other
         source = np.require(images, dtype, ["C", "A", "W"])
         result = np.empty_like(source)
-        workers = max(1, workers_for(len(images), images.size))
-        launch(shift, workers, source, whole.astype(np.int64), (shifts - whole).astype(source.dtype), result, workers)
+        arrays = (source, whole.astype(np.int64), (shifts - whole).astype(source.dtype), result)
+        launch_light(shift, len(images), images.size, *arrays)
         return result.astype(images.dtype, copy=False)
 
 

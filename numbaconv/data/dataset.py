@@ -101,7 +101,7 @@ class Dataset:
         train, test = _parts(source)
         train_labels, test_labels = train.known_labels(), test.known_labels()
         scale = source.scale if source.scale is not None else _scale(train.images)
-        mean, std = _moments(train.images, _divisor(train.images, scale))
+        mean, std = channel_moments(train.images, _divisor(train.images, scale))
         names = source.class_names
         return cls(
             name=source.name,
@@ -247,8 +247,10 @@ def _divisor(images: np.ndarray, scale: float) -> float:
     return scale if images.dtype.kind in "iu" else 1.0
 
 
-def _moments(images: np.ndarray, divisor: float, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in float64, without a float64 copy of everything."""
+def channel_moments(
+    images: np.ndarray, divisor: float = 1.0, chunk: int = 1024
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over ``divisor``, in float64 without a copy of all images in it."""
     N, C, H, W = images.shape
     chunks = [images[n : n + chunk] for n in range(0, N, chunk)]
     mean = sum(part.sum(axis=(0, 2, 3), dtype=np.float64) for part in chunks) / (N * H * W)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+#: How many channels an image may have: where the last size of an array is among these, and the second is not, they are
+#: last.
 CHANNELS = (1, 3, 4)
 #: More classes than this are taken for a mistake: labels that are row numbers, say.
 MOST_CLASSES = 10_000

@@ -22,7 +22,8 @@ from numba import prange
 from numbaconv.jit import Kernel, device, routine
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import record
-from numbaconv.simd import clear, copy, hadamard, put, slide, spread, store
+from numbaconv.kernels.tiles import write
+from numbaconv.simd import clear, copy, hadamard, slide, spread
 
 #: How many pixels a tile may have.
 PIXELS = (8, 4, 1)
@@ -164,13 +165,13 @@ def _correlate_pixels(to, at, step, scratch, source, group, channels, plan, runs
             i, j, exist = here + c, weights + c, channels - c
             if height == 8:
                 tile = _sum(spread(8, 1, scratch, bias + c), scratch, i, j, plan, runs, phases, phase)
-                _write(tile, to, there + c, step, 8, exist, plan.lanes)
+                write(tile, to, there + c, step, True, 8, exist, plan.lanes)
             elif height == 4:
                 tile = _sum(spread(4, 1, scratch, bias + c), scratch, i, j, plan, runs, phases, phase)
-                _write(tile, to, there + c, step, 4, exist, plan.lanes)
+                write(tile, to, there + c, step, True, 4, exist, plan.lanes)
             else:
                 tile = _sum(spread(1, 1, scratch, bias + c), scratch, i, j, plan, runs, phases, phase)
-                _write(tile, to, there + c, step, 1, exist, plan.lanes)
+                write(tile, to, there + c, step, True, 1, exist, plan.lanes)
 
 
 @device
@@ -205,12 +206,3 @@ def _sum(tile, scratch, i, j, plan, runs, phases, phase):
         for k in range(first, last):
             tile = slide(tile, scratch, i + runs[k, 0], pitch, scratch, j + runs[k, 1], apart, 7, 2, 1)
     return tile
-
-
-@device
-def _write(tile, to, at, step, rows, channels, lanes):
-    """Write the channels that exist."""
-    if channels >= lanes:
-        store(tile, to, at, step, 0)
-    else:
-        put(tile, to, at, step, rows, 0, channels)

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from numbaconv import simd
 from numbaconv.jit import device
-from numbaconv.simd import outer
+from numbaconv.simd import outer, put, store
 
 #: Vectors in a tile's row, at most. With two, each broadcast is used twice; with more, fewer rows are left.
 VECTORS = 2
@@ -72,3 +72,12 @@ def extend(tile, a, i, a_pitch, a_step, b, j, b_apart, b_step, steps):
         i += a_step
         j += b_step
     return tile
+
+
+@device
+def write(tile, to, start, pitch, whole, rows, channels, lanes):
+    """Write a tile of one vector a row: ``whole``, or as many rows as exist, and as many channels."""
+    if whole and channels >= lanes:
+        store(tile, to, start, pitch, 0)
+    else:
+        put(tile, to, start, pitch, rows, 0, channels)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from numbaconv.jit import device, routine
 from numbaconv.kernels.cook_toom import input_matrix, output_matrix, tap_matrix
-from numbaconv.simd import lanes_of, linear, load, plus, put, spread, store
+from numbaconv.kernels.tiles import write
+from numbaconv.simd import lanes_of, linear, load, plus, spread, store
 
 _INPUT_4, _INPUT_6 = linear(input_matrix(4)), linear(input_matrix(6))
 _TAPS_2_4, _TAPS_3_4 = linear(tap_matrix(4, 2)), linear(tap_matrix(4, 3))
@@ -54,62 +55,50 @@ def transform_sums(
     if m == 4:
         for k in range(rows):
             tile = plus(_OUTPUT_4_6(load(6, temp, here + k * n * lanes, lanes)), spread(4, 1, x, bias))
-            _write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
+            write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
     else:
         for k in range(rows):
             tile = plus(_OUTPUT_2_4(load(4, temp, here + k * n * lanes, lanes)), spread(2, 1, x, bias))
-            _write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
-
-
-@device
-def _write(tile, to, start, pitch, whole, rows, channels, lanes):
-    """Write a tile, or what exists of it."""
-    if whole and channels >= lanes:
-        store(tile, to, start, pitch, 0)
-    else:
-        put(tile, to, start, pitch, rows, 0, channels)
+            write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
 
 
 @routine
 def _input(n, count, x, i, pitch, apart, to, j, to_pitch, to_apart):
     """Apply ``B.T`` to ``count`` columns of ``n`` vectors."""
     if n == 6:
-        for k in range(count):
-            store(_INPUT_6(load(6, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_INPUT_6, 6, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     else:
-        for k in range(count):
-            store(_INPUT_4(load(4, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_INPUT_4, 4, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
 
 
 @routine
 def _taps(n, r, count, x, i, pitch, apart, to, j, to_pitch, to_apart):
     """Apply ``G`` to ``count`` columns of ``r`` vectors."""
     if n == 6 and r == 3:
-        for k in range(count):
-            store(_TAPS_3_6(load(3, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_TAPS_3_6, 3, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     elif n == 6:
-        for k in range(count):
-            store(_TAPS_4_6(load(4, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_TAPS_4_6, 4, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     elif r == 3:
-        for k in range(count):
-            store(_TAPS_3_4(load(3, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_TAPS_3_4, 3, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     else:
-        for k in range(count):
-            store(_TAPS_2_4(load(2, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_TAPS_2_4, 2, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
 
 
 @routine
 def _output(m, n, count, x, i, pitch, apart, to, j, to_pitch, to_apart):
     """Apply ``A.T`` to ``count`` columns of ``n`` vectors."""
     if n == 6 and m == 4:
-        for k in range(count):
-            store(_OUTPUT_4_6(load(6, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_OUTPUT_4_6, 6, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     elif n == 6:
-        for k in range(count):
-            store(_OUTPUT_3_6(load(6, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_OUTPUT_3_6, 6, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     elif m == 2:
-        for k in range(count):
-            store(_OUTPUT_2_4(load(4, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_OUTPUT_2_4, 4, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     else:
-        for k in range(count):
-            store(_OUTPUT_3_4(load(4, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)
+        _columns(_OUTPUT_3_4, 4, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
+
+
+@device
+def _columns(matrix, rows, count, x, i, pitch, apart, to, j, to_pitch, to_apart):
+    """Apply a matrix to ``count`` columns of so many vectors."""
+    for k in range(count):
+        store(matrix(load(rows, x, i + k * apart, pitch)), to, j + k * to_apart, to_pitch, 0)

@@ -8,7 +8,7 @@ from numbaconv.kernels import elementwise
 from numbaconv.nn.checks import check_gradient, dense, real
 from numbaconv.nn.initialisation import Rng
 from numbaconv.nn.module import Module
-from numbaconv.threads import launch, workers_for
+from numbaconv.threads import launch_light
 
 
 class ReLU(Module):
@@ -34,8 +34,7 @@ class ReLU(Module):
         """An array of the shape of x."""
         x = dense(x, "x")
         y = np.empty_like(x)
-        workers = workers_for(x.size, x.size)
-        launch(elementwise.relu, workers, x.reshape(-1), y.reshape(-1), workers)
+        launch_light(elementwise.relu, x.size, x.size, x.reshape(-1), y.reshape(-1))
         self._saved = y
         return y
 
@@ -44,8 +43,8 @@ class ReLU(Module):
         y = self._recall()
         grad = check_gradient(grad_output, y.shape, y.dtype)
         grad_input = np.empty_like(y)
-        workers = workers_for(y.size, y.size)
-        launch(elementwise.relu_backward, workers, grad.reshape(-1), y.reshape(-1), grad_input.reshape(-1), workers)
+        arrays = (grad.reshape(-1), y.reshape(-1), grad_input.reshape(-1))
+        launch_light(elementwise.relu_backward, y.size, y.size, *arrays)
         return grad_input
 
 

@@ -13,7 +13,7 @@ from numbaconv.nn.activation import ReLU
 from numbaconv.nn.checks import FLOATS
 from numbaconv.nn.module import Module
 from numbaconv.nn.pooling import MaxPool2d
-from numbaconv.threads import launch, workers_for
+from numbaconv.threads import launch_light
 
 
 class Sequential(Module):
@@ -152,8 +152,7 @@ def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype != b.dtype or a.dtype not in FLOATS or not (a.flags.carray and b.flags.carray):
         return a + b
     y = np.empty_like(a)
-    workers = workers_for(y.size, y.size)
-    launch(elementwise.add, workers, a.reshape(-1), b.reshape(-1), y.reshape(-1), workers)
+    launch_light(elementwise.add, y.size, y.size, a.reshape(-1), b.reshape(-1), y.reshape(-1))
     return y
 
 

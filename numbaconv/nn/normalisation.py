@@ -10,7 +10,7 @@ from numbaconv.geometry import integer
 from numbaconv.kernels import normalisation as kernels
 from numbaconv.nn.checks import check_gradient, images, parameter_dtype, real
 from numbaconv.nn.module import Module, Parameter
-from numbaconv.threads import launch, workers_for
+from numbaconv.threads import launch_light
 
 
 class BatchNorm2d(Module):
@@ -165,5 +165,4 @@ def _launch(kernel: Any, x: np.ndarray, *arrays: np.ndarray) -> None:
     """Run a kernel over the channels of x; an empty batch leaves what is to be filled as it is."""
     N, C, H, W = x.shape
     if N:
-        workers = workers_for(C, x.size)
-        launch(kernel, workers, *arrays, (N, C, H * W), workers)
+        launch_light(kernel, C, x.size, *arrays, (N, C, H * W))

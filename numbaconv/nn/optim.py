@@ -12,7 +12,7 @@ from numbaconv.jit import Kernel
 from numbaconv.kernels import optimizers as kernels
 from numbaconv.nn.checks import real
 from numbaconv.nn.module import Parameter
-from numbaconv.threads import launch, workers_for
+from numbaconv.threads import launch_light
 
 #: What an optimizer remembers of one parameter.
 Memory: TypeAlias = dict[str, np.ndarray]
@@ -356,7 +356,7 @@ class AdamW(Adam):
 def _sweep(kernel: Kernel, data: np.ndarray, others: tuple[np.ndarray, ...], *rates: float) -> None:
     """Run an update rule; ``data`` and ``others``, but for the gradient, are changed."""
     arrays = [np.require(array, data.dtype, ["C", "A", "W"]) for array in (data, *others)]
-    workers = workers_for(data.size, data.size)
-    launch(kernel, workers, *(array.reshape(-1) for array in arrays), *map(data.dtype.type, rates), workers)
+    flat = (array.reshape(-1) for array in arrays)
+    launch_light(kernel, data.size, data.size, *flat, *map(data.dtype.type, rates))
     if arrays[0] is not data:  # a copy, for kernels know contiguous memory only
         data[...] = arrays[0]

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from numbaconv.geometry import IntOrPair, integer, pair
+from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
 from numbaconv.kernels.pooling import PoolSizes
 from numbaconv.nn.checks import check_gradient, images
 from numbaconv.nn.module import Module
-from numbaconv.threads import launch, workers_for
+from numbaconv.threads import launch_light
 
 
 class _Pool2d(Module):
@@ -112,8 +113,7 @@ class MaxPool2d(_Pool2d):
         sizes = self._sizes(x)
         y = np.empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype)
         winner = np.empty(y.shape, np.uint8 if sizes.KH * sizes.KW <= 256 else np.int64)
-        workers = _workers(sizes)
-        launch(kernels.max_pool, workers, x.reshape(-1), y.reshape(-1), winner.reshape(-1), sizes, workers)
+        _launch(kernels.max_pool, sizes, x, y, winner)
         self._saved = x.shape, y.shape, x.dtype, winner, sizes
         return y
 
@@ -122,9 +122,7 @@ class MaxPool2d(_Pool2d):
         shape, output_shape, dtype, winner, sizes = self._recall()
         grad = check_gradient(grad_output, output_shape, dtype)
         grad_input = np.empty(shape, dtype)
-        arrays = (grad.reshape(-1), winner.reshape(-1), grad_input.reshape(-1), _offsets(sizes))
-        workers = _workers(sizes)
-        launch(kernels.max_pool_backward, workers, *arrays, sizes, workers)
+        _launch(kernels.max_pool_backward, sizes, grad, winner, grad_input, _offsets(sizes))
         return grad_input
 
 
@@ -178,8 +176,7 @@ class AvgPool2d(_Pool2d):
         x = images(x)
         sizes = self._sizes(x)
         y = np.empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype)
-        workers = _workers(sizes)
-        launch(kernels.sum_pool, workers, x.reshape(-1), y.reshape(-1), sizes, workers)
+        _launch(kernels.sum_pool, sizes, x, y)
         divisor = self._divisor(sizes).astype(x.dtype)
         self._saved = x.shape, y.shape, x.dtype, divisor, sizes
         return np.divide(y, divisor, out=y)
@@ -189,8 +186,7 @@ class AvgPool2d(_Pool2d):
         shape, output_shape, dtype, divisor, sizes = self._recall()
         share = check_gradient(grad_output, output_shape, dtype) / divisor
         grad_input = np.empty(shape, dtype)
-        workers = _workers(sizes)
-        launch(kernels.sum_pool_backward, workers, share.reshape(-1), grad_input.reshape(-1), sizes, workers)
+        _launch(kernels.sum_pool_backward, sizes, share, grad_input)
         return grad_input
 
     def _divisor(self, sizes: PoolSizes) -> np.ndarray:
@@ -261,6 +257,7 @@ def _offsets(sizes: PoolSizes) -> np.ndarray:
     return np.add.outer(np.arange(sizes.KH) * sizes.DH * sizes.IW, np.arange(sizes.KW) * sizes.DW).ravel()
 
 
-def _workers(sizes: PoolSizes) -> int:
-    """How many threads share the planes."""
-    return workers_for(sizes.planes, sizes.planes * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW))
+def _launch(kernel: Kernel, sizes: PoolSizes, *arrays: np.ndarray) -> None:
+    """Run a kernel over the planes of some contiguous arrays."""
+    elements = sizes.planes * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW)
+    launch_light(kernel, sizes.planes, elements, *(array.reshape(-1) for array in arrays), sizes)
