@@ -25,7 +25,7 @@ from numbaconv.geometry import (
     conv2d_output_size,
 )
 from numbaconv.kernels import sums
-from numbaconv.memory import flat, flat_image, is_flat, scratch
+from numbaconv.memory import empty_like, flat, flat_image, is_flat, scratch
 from numbaconv.plan import FORMS, Forms, Plan, forward_plan, input_gradient_plan, weight_gradient_plan
 from numbaconv.threads import launch, launch_light, threads_for
 
@@ -271,7 +271,7 @@ def conv2d_backward(
 
     grad_input = grad_weight = grad_bias = None
     if wants_input:
-        out = output_array(None, geometry.input_shape, result_dtype(weight, grad_output))
+        out = empty_like(input, result_dtype(weight, grad_output), geometry.layout)
         grad_input = _correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
     if wants_weight:
         out = output_array(None, geometry.weight_shape, result_dtype(input, grad_output))

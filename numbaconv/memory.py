@@ -47,6 +47,11 @@ def is_flat(array: np.ndarray, layout: Layout) -> bool:
     return dense and array.flags.aligned
 
 
+def empty_like(array: np.ndarray, dtype: np.dtype, layout: Layout) -> np.ndarray:
+    """A new array of the shape of ``array``, images that lie in memory as those do."""
+    return np.empty_like(array, dtype, subok=False) if is_flat(array, layout) else np.empty(array.shape, dtype)
+
+
 def scratch(dtype: np.dtype, size: int) -> np.ndarray:
     """At least ``size`` elements of memory that starts at a cache line, with anything in it.
 

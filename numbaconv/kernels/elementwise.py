@@ -16,16 +16,18 @@ def share(array, worker, workers):
 @Kernel
 def relu(x, y, workers):
     """``y = max(x, 0)``; NaN stays NaN."""
+    zero = y.dtype.type(0)
     for worker in numba.prange(workers):
         source, to = share(x, worker, workers), share(y, worker, workers)
         for i in range(len(source)):
             value = source[i]
-            to[i] = value if (value > 0) | (value != value) else 0
+            to[i] = value if (value > 0) | (value != value) else zero
 
 
 @Kernel
 def relu_backward(grad_y, y, grad_x, workers):
     """The gradient where ``y`` is above 0, else 0."""
+    zero = y.dtype.type(0)
     for worker in numba.prange(workers):
         source, output, to = (
             share(grad_y, worker, workers),
@@ -33,7 +35,7 @@ def relu_backward(grad_y, y, grad_x, workers):
             share(grad_x, worker, workers),
         )
         for i in range(len(source)):
-            to[i] = source[i] if output[i] > 0 else 0
+            to[i] = source[i] if output[i] > 0 else zero
 
 
 @Kernel
@@ -43,3 +45,14 @@ def add(a, b, y, workers):
         left, right, to = share(a, worker, workers), share(b, worker, workers), share(y, worker, workers)
         for i in range(len(to)):
             to[i] = left[i] + right[i]
+
+
+@Kernel
+def add_relu(a, b, y, workers):
+    """``y = max(a + b, 0)``; NaN stays NaN."""
+    zero = y.dtype.type(0)
+    for worker in numba.prange(workers):
+        left, right, to = share(a, worker, workers), share(b, worker, workers), share(y, worker, workers)
+        for i in range(len(to)):
+            value = left[i] + right[i]
+            to[i] = value if (value > 0) | (value != value) else zero

@@ -1,12 +1,18 @@
-"""Batch normalisation: sums over a channel, and what is then done to every one of its pixels.
+"""Batch normalisation: sums over a channel, and what is then done to every one of its pixels; with a ReLU, if wanted.
 
-Images are flat ``(N, C, S)``, S the pixels of a plane. A channel belongs to one worker, so that its sums have a
-fixed order. They are taken pixel by pixel over the batch first, in the dtype of the images: neighbouring pixels add up
-side by side, where a single running sum would make each addition wait for the last. Only then are the sums of a plane's
-pixels added up, in float64.
+Images are flat ``(N, C, R, L)``: rows of ``L`` elements, in which *inner* channels take turns. Where a plane of pixels
+has one channel, a row is some pixels of it, and inner is 1. Where channels are innermost, it is some whole pixels of an
+image, inner is the number of channels, and C and R are 1. So one loop serves both: element ``i`` of a row belongs to
+channel ``c + i % inner``, and what is known of a channel is laid out along a row before the sweep begins.
+
+A task is a channel C of one of ``parts`` parts of N, whatever the number of workers, so that sums have a fixed order.
+They are taken row upon row, in the dtype of the images: neighbouring elements add up side by side, where a single
+running sum would make each addition wait for the last. Only then are the sums of a row added up, in float64.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -14,87 +20,148 @@ import numpy as np
 from numbaconv.jit import Kernel, device
 
 
-@device
-def _plane(images, plane, S):
-    """One plane of flat images. Loops over it start at 0, which spares them the question of negative indices."""
-    return images[plane * S : (plane + 1) * S]
+class NormSizes(NamedTuple):
+    """The integers that a kernel needs."""
+
+    N: int
+    C: int
+    R: int
+    L: int
+    inner: int
+    parts: int
+    relu: bool  # the output of the layer goes through a ReLU
 
 
 @device
-def _clear(values):
-    for i in range(len(values)):
-        values[i] = 0
+def _rows(task, sizes):
+    """The first and one past the last of N in a task, and its channel."""
+    N, C, _, _, _, parts, _ = sizes
+    part = task // C
+    return part * N // parts, (part + 1) * N // parts, task % C
 
 
 @device
-def _total(values):
-    total = 0.0
-    for i in range(len(values)):
-        total += values[i]
-    return total
+def _row(images, n, c, r, sizes):
+    """One row of flat images. Loops over it start at 0, which spares them the question of negative indices."""
+    _, C, R, L, _, _, _ = sizes
+    row = (n * C + c) * R + r
+    return images[row * L : (row + 1) * L]
+
+
+@device
+def _along(values, c, inner, row):
+    """What is known of the channels, along a row."""
+    for start in range(0, len(row), inner):
+        for i in range(inner):
+            row[start + i] = values[c + i]
+
+
+@device
+def _fold(sums, c, inner, totals):
+    """Add up the sums of a row, for each channel in it."""
+    for i in range(inner):
+        totals[c + i] = 0
+    for start in range(0, len(sums), inner):
+        for i in range(inner):
+            totals[c + i] += sums[start + i]
 
 
 @Kernel
-def moments(x, mean, variance, sizes, workers):
-    """The mean of every channel and its (biased) variance, in two passes: exact however large the mean is."""
-    N, C, S = sizes
+def moments(x, center, totals, squares, sizes, workers):
+    """Of every part and channel, the sum of ``x - center`` and of its square."""
+    _, C, R, L, inner, parts, _ = sizes
     for worker in numba.prange(workers):
-        sums, rounded = np.empty(S, x.dtype), np.empty(1, x.dtype)
-        for c in range(worker * C // workers, (worker + 1) * C // workers):
-            _clear(sums)
-            for n in range(N):
-                x_plane = _plane(x, n * C + c, S)
-                for s in range(S):
-                    sums[s] += x_plane[s]
-            rounded[0] = _total(sums) / (N * S)
-            center = rounded[0]  # of the images' dtype
-            _clear(sums)
-            for n in range(N):
-                x_plane = _plane(x, n * C + c, S)
-                for s in range(S):
-                    distance = x_plane[s] - center
-                    sums[s] += distance * distance
-            mean[c], variance[c] = center, _total(sums) / (N * S)
-
-
-@Kernel
-def gradient_moments(grad_y, x, mean, grad_mean, covariance, sizes, workers):
-    """Of every channel: the mean of grad_y, and the mean of its product with ``x - mean``."""
-    N, C, S = sizes
-    for worker in numba.prange(workers):
-        sums, products, rounded = np.empty(S, x.dtype), np.empty(S, x.dtype), np.empty(1, x.dtype)
-        for c in range(worker * C // workers, (worker + 1) * C // workers):
-            rounded[0] = mean[c]
-            center = rounded[0]
-            _clear(sums)
-            _clear(products)
-            for n in range(N):
-                x_plane, grad_plane = _plane(x, n * C + c, S), _plane(grad_y, n * C + c, S)
-                for s in range(S):
-                    sums[s] += grad_plane[s]
-                    products[s] += grad_plane[s] * (x_plane[s] - center)
-            grad_mean[c], covariance[c] = _total(sums) / (N * S), _total(products) / (N * S)
+        a, sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
+            first, last, c = _rows(task, sizes)
+            _along(center, c, inner, a)
+            sums[:] = 0
+            more[:] = 0
+            for n in range(first, last):
+                for r in range(R):
+                    source = _row(x, n, c, r, sizes)
+                    for i in range(L):
+                        distance = source[i] - a[i]
+                        sums[i] += distance
+                        more[i] += distance * distance
+            _fold(sums, c, inner, totals[task // C])
+            _fold(more, c, inner, squares[task // C])
 
 
 @Kernel
 def scale_shift(x, center, scale, shift, y, sizes, workers):
-    """``y = (x - center) * scale + shift``, with one center, scale and shift a channel."""
-    N, C, S = sizes
+    """``y = (x - center) * scale + shift``, with one center, scale and shift a channel; then its ReLU, if wanted."""
+    _, C, R, L, inner, parts, relu = sizes
+    zero = x.dtype.type(0)
     for worker in numba.prange(workers):
-        for plane in range(worker * N * C // workers, (worker + 1) * N * C // workers):
-            a, b, c = center[plane % C], scale[plane % C], shift[plane % C]
-            x_plane, y_plane = _plane(x, plane, S), _plane(y, plane, S)
-            for s in range(S):
-                y_plane[s] = (x_plane[s] - a) * b + c
+        a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
+            first, last, c = _rows(task, sizes)
+            _along(center, c, inner, a)
+            _along(scale, c, inner, b)
+            _along(shift, c, inner, t)
+            for n in range(first, last):
+                for r in range(R):
+                    source, to = _row(x, n, c, r, sizes), _row(y, n, c, r, sizes)
+                    for i in range(L):
+                        value = (source[i] - a[i]) * b[i] + t[i]
+                        to[i] = zero if relu and value <= 0 else value
 
 
 @Kernel
-def normalised_gradient(grad_y, x, center, scale, shift, slope, grad_x, sizes, workers):
-    """``grad_x = (grad_y - shift - (x - center) * slope) * scale``, with one of each a channel."""
-    N, C, S = sizes
+def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, workers):
+    """Of every part and channel, the sum of grad_y, and of its product with ``x - center``.
+
+    Where the ReLU gave 0, which the same formula tells again, there is no gradient.
+    """
+    _, C, R, L, inner, parts, relu = sizes
+    zero = x.dtype.type(0)
     for worker in numba.prange(workers):
-        for plane in range(worker * N * C // workers, (worker + 1) * N * C // workers):
-            a, b, c, d = center[plane % C], scale[plane % C], shift[plane % C], slope[plane % C]
-            x_plane, y_plane, out = _plane(x, plane, S), _plane(grad_y, plane, S), _plane(grad_x, plane, S)
-            for s in range(S):
-                out[s] = (y_plane[s] - c - (x_plane[s] - a) * d) * b
+        a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype)
+        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
+            first, last, c = _rows(task, sizes)
+            _along(center, c, inner, a)
+            _along(scale, c, inner, b)
+            _along(shift, c, inner, t)
+            sums[:] = 0
+            more[:] = 0
+            for n in range(first, last):
+                for r in range(R):
+                    source, grad = _row(x, n, c, r, sizes), _row(grad_y, n, c, r, sizes)
+                    for i in range(L):
+                        distance = source[i] - a[i]
+                        through = not relu or distance * b[i] + t[i] > 0
+                        value = grad[i] if through else zero
+                        sums[i] += value
+                        more[i] += value * distance
+            _fold(sums, c, inner, totals[task // C])
+            _fold(more, c, inner, products[task // C])
+
+
+@Kernel
+def normalised_gradient(grad_y, x, center, scale, shift, mean, slope, grad_x, sizes, workers):
+    """``grad_x = (grad_y - mean - (x - center) * slope) * scale``, with one of each a channel; and through the ReLU."""
+    _, C, R, L, inner, parts, relu = sizes
+    zero = x.dtype.type(0)
+    for worker in numba.prange(workers):
+        a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+        m, d = np.empty(L, x.dtype), np.empty(L, x.dtype)
+        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
+            first, last, c = _rows(task, sizes)
+            _along(center, c, inner, a)
+            _along(scale, c, inner, b)
+            _along(shift, c, inner, t)
+            _along(mean, c, inner, m)
+            _along(slope, c, inner, d)
+            for n in range(first, last):
+                for r in range(R):
+                    source, grad, to = (
+                        _row(x, n, c, r, sizes),
+                        _row(grad_y, n, c, r, sizes),
+                        _row(grad_x, n, c, r, sizes),
+                    )
+                    for i in range(L):
+                        distance = source[i] - a[i]
+                        through = not relu or distance * b[i] + t[i] > 0
+                        to[i] = ((grad[i] if through else zero) - m[i] - distance * d[i]) * b[i]

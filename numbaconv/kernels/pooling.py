@@ -1,8 +1,9 @@
-"""Max and average pooling: every (image, channel) plane is pooled by itself, by one worker.
+"""Max and average pooling: every plane of a batch of images is pooled by itself, by one worker.
 
-Arrays are flat. Taps are the outer loops and the pixels of an output row the inner one, so that the inner loop has no
-bounds to check: tap ``(kh, kw)`` of the windows of a row reads ``x[row + ow * SW]`` for a range of ``ow``. Windows may
-overlap, but no two workers write to one plane, and the order of every sum is fixed.
+A plane has one channel of an image, or, where channels are innermost, all of them: then the *inner* elements of a pixel
+lie next to each other. Arrays are flat. Taps are the outer loops and the pixels of an output row the inner one, so that
+the inner loop has no bounds to check: tap ``(kh, kw)`` of the windows of a row reads ``x[row + ow * SW]`` for a range
+of ``ow``. Windows may overlap, but no two workers write to one plane, and the order of every sum is fixed.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import numpy as np
 from numbaconv.jit import Kernel, device
 from numbaconv.simd import copy, move, narrow
 
+#: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
+BAND = 2048
+
 
 class PoolSizes(NamedTuple):
     """The integers that a kernel needs; zeros are added on both sides, and dilation 1 is dense."""
 
-    planes: int  # N * C
+    planes: int  # N * C, or N
+    inner: int  # 1, or C
     IH: int
     IW: int
     OH: int
@@ -32,40 +37,45 @@ class PoolSizes(NamedTuple):
     PW: int
     DH: int
     DW: int
+    band: int  # output rows that are worked on at once
 
 
 @device
-def _inside(w, stride, size, outputs):
-    """The first and one past the last ``o < outputs`` with ``0 <= w + o * stride < size``."""
-    first = max(0, (stride - 1 - w) // stride)
-    return first, max(first, min(outputs, (size - w + stride - 1) // stride))
+def _inside(w, stride, size, first, last):
+    """The first and one past the last ``o`` from ``first`` to ``last`` with ``0 <= w + o * stride < size``."""
+    begin = max(first, (stride - 1 - w) // stride)
+    return begin, max(begin, min(last, (size - w + stride - 1) // stride))
 
 
 @device
-def _gather(x, plane, kh, kw, sizes, pixels):
-    """What one tap sees, for every window of a plane: -infinity outside of the image."""
-    _, IH, IW, OH, OW, _, _, SH, SW, PH, PW, DH, DW = sizes
+def _gather(x, plane, top, bottom, kh, kw, sizes, pixels):
+    """What one tap sees, for the windows of some rows: -infinity outside of the image."""
+    _, C, IH, IW, _, OW, _, _, SH, SW, PH, PW, DH, DW, _ = sizes
     h, w = kh * DH - PH, kw * DW - PW
-    above, below = _inside(h, SH, IH, OH)
-    first, end = _inside(w, SW, IW, OW)
-    if above > 0 or below < OH or first > 0 or end < OW:
+    above, below = _inside(h, SH, IH, top, bottom)
+    first, end = _inside(w, SW, IW, 0, OW)
+    if above > top or below < bottom or first > 0 or end < OW:
         pixels[:] = -np.inf
-    start, to = (plane * IH + h + above * SH) * IW + w + first * SW, above * OW + first
+    start, to = ((plane * IH + h + above * SH) * IW + w + first * SW) * C, ((above - top) * OW + first) * C
     if SW == 1:
-        move(pixels, to, OW, x, start, SH * IW, below - above, end - first)
-    elif SW == 2:
+        move(pixels, to, OW * C, x, start, SH * IW * C, below - above, (end - first) * C)
+    elif C == 1 and SW == 2:
         narrow(pixels, to, OW, x, start, SH * IW, below - above, end - first)
     else:
         for row in range(below - above):
-            copy(pixels, to + row * OW, 1, x, start + row * SH * IW, SW, end - first)
+            here, there = to + row * OW * C, start + row * SH * IW * C
+            if C == 1:
+                copy(pixels, here, 1, x, there, SW, end - first)
+            else:
+                move(pixels, here, C, x, there, SW * C, end - first, C)
 
 
 @device
-def _first_inside(plane, o, sizes):
+def _first_inside(row, column, sizes):
     """The first tap of a window that is inside the image."""
-    _, IH, IW, _, OW, KH, KW, SH, SW, PH, PW, DH, DW = sizes
+    _, _, IH, IW, _, _, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
     for tap in range(KH * KW):
-        h, w = o // OW * SH - PH + tap // KW * DH, o % OW * SW - PW + tap % KW * DW
+        h, w = row * SH - PH + tap // KW * DH, column * SW - PW + tap % KW * DW
         if 0 <= h < IH and 0 <= w < IW:
             return tap
     return 0
@@ -75,69 +85,89 @@ def _first_inside(plane, o, sizes):
 def max_pool(x, y, winner, sizes, workers):
     """y = the maximum of every window of x, winner = its tap, ``kh * KW + kw``: the first of equals; NaN always wins.
 
-    Tap by tap: what it sees is gathered for all windows of a plane, and compared in one long loop.
+    Tap by tap: what it sees is gathered for all windows of some rows, and compared in one long loop.
     """
-    planes, _, _, OH, OW, KH, KW, _, _, PH, PW, _, _ = sizes
+    planes, C, _, _, OH, OW, KH, KW, _, _, PH, PW, _, _, band = sizes
     for worker in numba.prange(workers):
-        pixels = np.empty(OH * OW, x.dtype)
+        memory = np.empty(band * OW * C, x.dtype)
         for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
-            best, tap = y[plane * OH * OW : (plane + 1) * OH * OW], winner[plane * OH * OW : (plane + 1) * OH * OW]
-            _gather(x, plane, 0, 0, sizes, best)
-            tap[:] = 0
-            for k in range(1, KH * KW):
-                _gather(x, plane, k // KW, k % KW, sizes, pixels)
-                for o in range(len(best)):
-                    value, highest = pixels[o], best[o]
-                    wins = (value > highest) | (value != value)
-                    best[o] = value if wins else highest
-                    tap[o] = k if wins else tap[o]
-            if PH > 0 or PW > 0:
-                for o in range(len(best)):
-                    if best[o] == -np.inf:  # nothing was larger than what is outside
-                        tap[o] = _first_inside(plane, o, sizes)
+            for top in range(0, OH, band):
+                bottom = min(top + band, OH)
+                start, end = (plane * OH + top) * OW * C, (plane * OH + bottom) * OW * C
+                best, tap, pixels = y[start:end], winner[start:end], memory[: end - start]
+                _gather(x, plane, top, bottom, 0, 0, sizes, best)
+                tap[:] = 0
+                for k in range(1, KH * KW):
+                    _gather(x, plane, top, bottom, k // KW, k % KW, sizes, pixels)
+                    for o in range(len(best)):
+                        value, highest = pixels[o], best[o]
+                        wins = (value > highest) | (value != value)
+                        best[o] = value if wins else highest
+                        tap[o] = k if wins else tap[o]
+                if PH > 0 or PW > 0:
+                    for o in range(len(best)):
+                        if best[o] == -np.inf:  # nothing was larger than what is outside
+                            tap[o] = _first_inside(top + o // C // OW, o // C % OW, sizes)
 
 
 @Kernel
 def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, workers):
     """Each gradient of y goes to the pixel of x that won its window; ``offsets`` says where in it each tap lies."""
-    planes, IH, IW, OH, OW, _, _, SH, SW, PH, PW, _, _ = sizes
+    planes, C, IH, IW, OH, OW, _, _, SH, SW, PH, PW, _, _, _ = sizes
     for worker in numba.prange(workers):
         for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
-            grad_x[plane * IH * IW : (plane + 1) * IH * IW] = 0
+            grad_x[plane * IH * IW * C : (plane + 1) * IH * IW * C] = 0
             for oh in range(OH):
-                out, first = (plane * OH + oh) * OW, (plane * IH + oh * SH - PH) * IW - PW
-                for ow in range(OW):
-                    grad_x[first + ow * SW + offsets[winner[out + ow]]] += grad_y[out + ow]
+                out, first = (plane * OH + oh) * OW * C, ((plane * IH + oh * SH - PH) * IW - PW) * C
+                if C == 1:
+                    for ow in range(OW):
+                        grad_x[first + ow * SW + offsets[winner[out + ow]]] += grad_y[out + ow]
+                else:
+                    for ow in range(OW):
+                        here, there = out + ow * C, first + ow * SW * C
+                        for c in range(C):
+                            grad_x[there + c + offsets[winner[here + c]] * C] += grad_y[here + c]
+
+
+@device
+def _add(to, i, i_step, source, j, j_step, count, C):
+    """Add pixels of ``C`` elements that lie some pixels apart."""
+    if C == 1:
+        for k in range(count):
+            to[i + k * i_step] += source[j + k * j_step]
+    else:
+        for k in range(count):
+            for c in range(C):
+                to[i + k * i_step * C + c] += source[j + k * j_step * C + c]
 
 
 @Kernel
 def sum_pool(x, y, sizes, workers):
     """y = the sum of every window of x."""
-    planes, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW = sizes
+    planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
     for worker in numba.prange(workers):
         for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
             for oh in range(OH):
                 out = (plane * OH + oh) * OW
-                for o in range(out, out + OW):
+                for o in range(out * C, (out + OW) * C):
                     y[o] = 0
                 for kh in range(KH):
                     h = oh * SH - PH + kh * DH
                     if 0 <= h < IH:
                         for kw in range(KW):
                             w = kw * DW - PW
-                            row = (plane * IH + h) * IW + w
-                            first, end = _inside(w, SW, IW, OW)
-                            for ow in range(first, end):
-                                y[out + ow] += x[row + ow * SW]
+                            first, end = _inside(w, SW, IW, 0, OW)
+                            source = (plane * IH + h) * IW + w + first * SW
+                            _add(y, (out + first) * C, 1, x, source * C, SW, end - first, C)
 
 
 @Kernel
 def sum_pool_backward(grad_y, grad_x, sizes, workers):
     """Each gradient of y goes to every pixel of its window."""
-    planes, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW = sizes
+    planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
     for worker in numba.prange(workers):
         for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
-            for i in range(plane * IH * IW, (plane + 1) * IH * IW):
+            for i in range(plane * IH * IW * C, (plane + 1) * IH * IW * C):
                 grad_x[i] = 0
             for oh in range(OH):
                 out = (plane * OH + oh) * OW
@@ -146,7 +176,6 @@ def sum_pool_backward(grad_y, grad_x, sizes, workers):
                     if 0 <= h < IH:
                         for kw in range(KW):
                             w = kw * DW - PW
-                            row = (plane * IH + h) * IW + w
-                            first, end = _inside(w, SW, IW, OW)
-                            for ow in range(first, end):
-                                grad_x[row + ow * SW] += grad_y[out + ow]
+                            first, end = _inside(w, SW, IW, 0, OW)
+                            target = (plane * IH + h) * IW + w + first * SW
+                            _add(grad_x, target * C, SW, grad_y, (out + first) * C, 1, end - first, C)

@@ -7,6 +7,7 @@ import numpy as np
 from numbaconv.kernels import elementwise
 from numbaconv.nn.checks import check_gradient, dense, real
 from numbaconv.nn.initialisation import Rng
+from numbaconv.nn.layout import Form, flat
 from numbaconv.nn.module import Module
 from numbaconv.threads import launch_light
 
@@ -34,18 +35,21 @@ class ReLU(Module):
         """An array of the shape of x."""
         x = dense(x, "x")
         y = np.empty_like(x)
-        launch_light(elementwise.relu, x.size, x.size, x.reshape(-1), y.reshape(-1))
+        launch_light(elementwise.relu, x.size, x.size, flat(x), flat(y))
         self._saved = y
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient passes where the output is positive."""
-        y = self._recall()
-        grad = check_gradient(grad_output, y.shape, y.dtype)
-        grad_input = np.empty_like(y)
-        arrays = (grad.reshape(-1), y.reshape(-1), grad_input.reshape(-1))
-        launch_light(elementwise.relu_backward, y.size, y.size, *arrays)
-        return grad_input
+        return relu_backward(grad_output, self._recall())
+
+
+def relu_backward(grad_output: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The gradient where ``y``, the output of a ReLU, is positive, and 0 elsewhere."""
+    grad = check_gradient(grad_output, Form.of(y))
+    grad_input = np.empty_like(y)
+    launch_light(elementwise.relu_backward, y.size, y.size, flat(grad), flat(y), flat(grad_input))
+    return grad_input
 
 
 class Dropout(Module):
@@ -90,13 +94,13 @@ class Dropout(Module):
         if self.training:
             scale = 1 / (1 - self.p) if self.p < 1 else 0
             factors = (self.rng.random(x.shape) >= self.p) * x.dtype.type(scale)
-        self._saved = factors, x.shape
+        self._saved = factors, Form.of(x)
         return x * factors
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient passes where x did, with the same factor."""
-        factors, shape = self._recall()
-        return check_gradient(grad_output, shape, factors.dtype) * factors
+        factors, form = self._recall()
+        return check_gradient(grad_output, form) * factors
 
     def _describe(self) -> str:
         return f"p={self.p:g}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import float_array
-from numbaconv.geometry import Shape
+from numbaconv.nn.layout import Form, in_layout, is_dense
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -25,14 +25,14 @@ def parameter_dtype(dtype: Any) -> np.dtype:
 
 
 def dense(value: Any, name: str, ndim: int | None = None, shapes: str = "") -> np.ndarray:
-    """``value`` as kernels take it: a C-contiguous, writeable array of float32 or float64; float16 becomes float32.
+    """``value`` as kernels take it: a dense, writeable array of float32 or float64; float16 becomes float32.
 
-    ``shapes`` says what each of the ``ndim`` dimensions is.
+    Images may lie in memory in either layout. ``shapes`` says what each of the ``ndim`` dimensions is.
     """
     array = float_array(value, name)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} must have {ndim} dimensions {shapes}, got {array.ndim}: shape {array.shape}")
-    if array.flags.carray and array.dtype in FLOATS:
+    if array.dtype in FLOATS and is_dense(array):
         return array
     # Read-only and unaligned arrays are other types to Numba: a copy now is cheaper than a second compilation.
     return np.require(array, FLOATS[array.dtype.itemsize == 8], ["C", "W", "A"])
@@ -43,12 +43,12 @@ def images(value: Any, name: str = "x") -> np.ndarray:
     return dense(value, name, 4, "(N, C, H, W)")
 
 
-def check_gradient(grad_output: Any, shape: Shape, dtype: np.dtype) -> np.ndarray:
-    """``grad_output`` as a dense array of ``dtype``; a ValueError unless it has the ``shape`` of the output."""
+def check_gradient(grad_output: Any, output: Form) -> np.ndarray:
+    """``grad_output`` in the dtype and layout of the output; a ValueError unless it has its shape."""
     gradient = dense(grad_output, "grad_output")
-    if gradient.shape != shape:
-        raise ValueError(f"grad_output has shape {gradient.shape}, but the output of forward had {shape}")
-    return gradient.astype(dtype, copy=False)
+    if gradient.shape != output.shape:
+        raise ValueError(f"grad_output has shape {gradient.shape}, but the output of forward had {output.shape}")
+    return in_layout(gradient.astype(output.dtype, copy=False), output.layout)
 
 
 def real(value: Any, name: str, smallest: float, largest: float = math.inf) -> float:

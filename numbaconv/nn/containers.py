@@ -9,9 +9,11 @@ from typing import Any, overload
 import numpy as np
 
 from numbaconv.kernels import elementwise
-from numbaconv.nn.activation import ReLU
-from numbaconv.nn.checks import FLOATS
+from numbaconv.nn.activation import ReLU, relu_backward
+from numbaconv.nn.checks import FLOATS, dense
+from numbaconv.nn.layout import flat, in_layout, is_dense, layout_of
 from numbaconv.nn.module import Module
+from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.pooling import MaxPool2d
 from numbaconv.threads import launch_light
 
@@ -51,7 +53,7 @@ class Sequential(Module):
         super().__init__()
         self.layers = layers
         _check_modules(self, *layers)
-        self._order = _cheapest_order(layers)
+        self._order = _steps(layers)
 
     def require_input_grad(self, needed: bool = True) -> None:
         """Pass it on to the first layers, up to the first that has parameters: what is behind it gets no gradient."""
@@ -133,39 +135,64 @@ class Residual(Module):
         self.shortcut = shortcut
         _check_modules(self, main, *([] if shortcut is None else [shortcut]))
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """The sum of both paths."""
+    def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
+        """The sum, of the shape of both paths' outputs; with ``relu``, its :class:`ReLU`, in the same sweep."""
         main, shortcut = self.main.forward(x), x if self.shortcut is None else self.shortcut.forward(x)
         if main.shape != shortcut.shape:
             raise ValueError(
                 f"the main path gives {main.shape} and the shortcut {shortcut.shape}: they must be alike to be added"
             )
-        return _sum(main, shortcut)
+        y = _sum(main, shortcut, relu)
+        self._saved = y if relu else False
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient of a sum goes to both paths; x went into both, so their gradients add up."""
+        y = self._recall()
+        if y is not False:
+            grad_output = relu_backward(grad_output, y)
         main = self.main.backward(grad_output)
         return _sum(main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
 
 
-def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if a.dtype != b.dtype or a.dtype not in FLOATS or not (a.flags.carray and b.flags.carray):
-        return a + b
+def _sum(a: np.ndarray, b: np.ndarray, relu: bool = False) -> np.ndarray:
+    if a.dtype != b.dtype or a.dtype not in FLOATS or not (is_dense(a) and is_dense(b)):
+        a, b = dense(a, "the output of a path"), dense(b, "the output of a path")
+        a, b = a.astype(np.result_type(a, b), copy=False), b.astype(np.result_type(a, b), copy=False)
     y = np.empty_like(a)
-    launch_light(elementwise.add, y.size, y.size, a.reshape(-1), b.reshape(-1), y.reshape(-1))
+    kernel = elementwise.add_relu if relu else elementwise.add
+    launch_light(kernel, y.size, y.size, flat(a), flat(in_layout(b, layout_of(a))), flat(y))
     return y
 
 
-def _cheapest_order(layers: tuple[Module, ...]) -> list[Module]:
-    """The order in which layers run: max pooling before the ReLU that stands before it, for then that has less to do.
+class _WithReLU:
+    """A layer and the ReLU behind it, in one sweep."""
 
-    The largest of some numbers, or 0, is the same either way, and so is the pixel that gets the gradient.
+    def __init__(self, layer: BatchNorm2d | Residual) -> None:
+        self.layer = layer
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        return self.layer.forward(x, relu=True)
+
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
+        return self.layer.backward(grad_output)
+
+
+def _steps(layers: tuple[Module, ...]) -> list[Module | _WithReLU]:
+    """What a model runs, which takes less time than its layers one by one, and gives the same.
+
+    Max pooling runs before the ReLU that stands before it, for then that has less to do: the largest of some numbers,
+    or 0, is the same either way, and so is the pixel that gets the gradient.
     """
-    order = list(layers)
+    steps: list[Module | _WithReLU] = list(layers)
     for k, (first, second) in enumerate(pairwise(layers)):
         if type(first) is ReLU and type(second) is MaxPool2d:
-            order[k : k + 2] = second, first
-    return order
+            steps[k : k + 2] = second, first
+    for k in reversed(range(len(steps) - 1)):
+        layer, following = steps[k], steps[k + 1]
+        if isinstance(layer, BatchNorm2d | Residual) and type(following) is ReLU:
+            steps[k : k + 2] = [_WithReLU(layer)]
+    return steps
 
 
 def _check_modules(container: Module, *modules: Any) -> None:

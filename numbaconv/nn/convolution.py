@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.arrays import result_dtype
 from numbaconv.functional import conv2d, conv2d_backward, conv2d_weight, conv_transpose2d
-from numbaconv.geometry import IntOrPair, Padding, Shape, integer, pads, pair
+from numbaconv.geometry import IntOrPair, Padding, Shape, conv2d_output_size, integer, pads, pair
 from numbaconv.nn.checks import check_gradient, images, parameter_dtype
 from numbaconv.nn.initialisation import Rng, uniform
+from numbaconv.nn.layout import Form, empty, preferred
 from numbaconv.nn.module import Module, Parameter
 
 
@@ -134,14 +136,18 @@ class Conv2d(_Convolution):
     def forward(self, x: np.ndarray) -> np.ndarray:
         """``(N, out_channels, OH, OW)``."""
         x = self._check_channels(x)
-        y = conv2d(x, self.weight.data, self._bias(), self.stride, self.padding, self.dilation, self.groups)
-        self._saved = x, y.shape, y.dtype
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        size = conv2d_output_size(x.shape[2:], self.kernel_size, *geometry[:3])
+        dtype = result_dtype(x, self.weight.data)
+        y = empty((len(x), self.out_channels, *size), dtype, preferred(self.out_channels, dtype))
+        conv2d(x, self.weight.data, self._bias(), *geometry, out=y)
+        self._saved = x, Form.of(y)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_channels, H, W)``, or None where nobody needs it."""
-        x, shape, dtype = self._recall()
-        grad, mask = check_gradient(grad_output, shape, dtype), (self.needs_input_grad, True, self.bias is not None)
+        x, form = self._recall()
+        grad, mask = check_gradient(grad_output, form), (self.needs_input_grad, True, self.bias is not None)
         geometry = (self.stride, self.padding, self.dilation, self.groups)
         grad_input, grad_weight, grad_bias = conv2d_backward(grad, x, self.weight.data, *geometry, output_mask=mask)
         for parameter, gradient in ((self.weight, grad_weight), (self.bias, grad_bias)):
@@ -216,7 +222,7 @@ class ConvTranspose2d(_Convolution):
         x = self._check_channels(x)
         geometry = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         y = conv_transpose2d(x, self.weight.data, self._bias(), *geometry)
-        self._saved = x, y.shape, y.dtype
+        self._saved = x, Form.of(y)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
@@ -225,8 +231,8 @@ class ConvTranspose2d(_Convolution):
         Forward is the input gradient of a convolution, so backward is that convolution: of grad_output for the gradient
         of x, and for the weight its weight gradient, where grad_output and x stand for its input and output gradient.
         """
-        x, shape, dtype = self._recall()
-        grad = check_gradient(grad_output, shape, dtype)
+        x, form = self._recall()
+        grad = check_gradient(grad_output, form)
         if self.bias is not None:
             self.bias.add_grad(grad.sum((0, 2, 3)))
         grad, padding = self._crop(grad)

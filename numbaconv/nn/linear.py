@@ -11,6 +11,7 @@ from numbaconv.functional import conv2d, conv2d_backward
 from numbaconv.geometry import integer
 from numbaconv.nn.checks import check_gradient, dense, parameter_dtype
 from numbaconv.nn.initialisation import Rng, uniform
+from numbaconv.nn.layout import Form, in_layout
 from numbaconv.nn.module import Module
 
 #: Rows that are taken together, as pixels of an image.
@@ -68,13 +69,13 @@ class Linear(Module):
             raise ValueError(f"x has {x.shape[1]} features (shape {x.shape}), but {self!r} takes {self.in_features}")
         y = conv2d(_image(x), self._filters(), None if self.bias is None else self.bias.data, layout="NHWC")
         y = y.reshape(-1, self.out_features)
-        self._saved = x, y.shape, y.dtype
+        self._saved = x, Form.of(y)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_features)``, or None where nobody needs it."""
-        x, shape, dtype = self._recall()
-        grad = check_gradient(grad_output, shape, dtype)
+        x, form = self._recall()
+        grad = check_gradient(grad_output, form)
         mask = self.needs_input_grad, True, self.bias is not None
         images = _image(grad), _image(x)
         to_x, to_weight, to_bias = conv2d_backward(*images, self._filters(), output_mask=mask, layout="NHWC")
@@ -135,18 +136,18 @@ class Flatten(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The same values in a new shape."""
-        x = dense(x, "x")
+        x = in_layout(dense(x, "x"), "NCHW")
         start, end = (dim + x.ndim if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
         if not 0 <= start <= end < x.ndim:
             raise ValueError(f"{self!r} cannot flatten dimensions {start} to {end} of an x of shape {x.shape}")
         y = x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
-        self._saved = x.shape, y.shape, x.dtype
+        self._saved = x.shape, Form.of(y)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The same values in the shape of x."""
-        shape, flat, dtype = self._recall()
-        return check_gradient(grad_output, flat, dtype).reshape(shape)
+        shape, form = self._recall()
+        return check_gradient(grad_output, form).reshape(shape)
 
     def _describe(self) -> str:
         return "" if (self.start_dim, self.end_dim) == (1, -1) else f"{self.start_dim}, {self.end_dim}"

@@ -7,10 +7,19 @@ from typing import Any
 import numpy as np
 
 from numbaconv.geometry import integer
+from numbaconv.jit import Kernel
 from numbaconv.kernels import normalisation as kernels
+from numbaconv.kernels.normalisation import NormSizes
 from numbaconv.nn.checks import check_gradient, images, parameter_dtype, real
+from numbaconv.nn.layout import Form, flat, layout_of
 from numbaconv.nn.module import Module, Parameter
 from numbaconv.threads import launch_light
+
+#: Elements of a row: what is known of the channels along it should stay in the L1 cache, and be laid out seldom.
+_ROW = 256
+_SHORTEST_ROW = 16
+#: Parts of a batch, each of which a thread sums by itself, where there are too few channels for many threads.
+_PARTS = 16
 
 
 class BatchNorm2d(Module):
@@ -88,22 +97,23 @@ class BatchNorm2d(Module):
         self.running_var = np.ones(C, dtype) if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """An array of the shape of x."""
+    def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
+        """An array of the shape of x; with ``relu``, what a :class:`ReLU` would make of it, in the same sweep."""
         x = images(x)
         if x.shape[1] != self.num_features or min(x.shape[1:]) < 1:
             raise ValueError(f"x of shape {x.shape} must be (N, {self.num_features}, H, W) for {self!r}")
+        sizes = _sizes(x, relu)
         own_moments = self.training or self.running_mean is None
-        mean, variance = self._moments(x) if own_moments else (self.running_mean, self.running_var)
+        mean, variance = self._moments(x, sizes) if own_moments else (self.running_mean, self.running_var)
         if self.training:
             self._track(mean, variance, x.size // self.num_features)
         rstd = 1 / np.sqrt(np.asarray(variance, np.float64) + self.eps)
         scale = rstd if self.weight is None else rstd * self.weight.data
         shift = np.zeros_like(rstd) if self.bias is None else self.bias.data
-        y = np.empty_like(x)
         coefficients = (_cast(mean, x), _cast(scale, x), _cast(shift, x))
-        _launch(kernels.scale_shift, x, x.reshape(-1), *coefficients, y.reshape(-1))
-        self._saved = x, np.asarray(mean, np.float64), rstd, scale, own_moments
+        y = np.empty_like(x)
+        _launch(kernels.scale_shift, sizes, x, *coefficients, y)
+        self._saved = x, sizes, coefficients, rstd, own_moments
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
@@ -114,31 +124,38 @@ class BatchNorm2d(Module):
         along 1 and along x̂: ``grad_x = weight / std * (grad_y - grad_bias / count - x̂ * grad_weight / count)``. In
         evaluation they are constants, and ``grad_x = weight / std * grad_y``.
         """
-        x, mean, rstd, scale, own_moments = self._recall()
-        grad = check_gradient(grad_output, x.shape, x.dtype)
-        grad_mean, covariance = np.zeros_like(mean), np.zeros_like(mean)
-        _launch(kernels.gradient_moments, x, grad.reshape(-1), x.reshape(-1), mean, grad_mean, covariance)
-        count = x.size // self.num_features
+        x, sizes, coefficients, rstd, own_moments = self._recall()
+        grad, count = check_gradient(grad_output, Form.of(x)), max(1, x.size // self.num_features)
+        total, products = _totals(2, sizes)
+        _launch(kernels.gradient_moments, sizes, grad, x, *coefficients, total, products)
+        total, products = total.sum(0), products.sum(0)
         if self.weight is not None and self.bias is not None:
-            self.weight.add_grad(covariance * rstd * count)
-            self.bias.add_grad(grad_mean * count)
-        shift, slope = (grad_mean, covariance * rstd**2) if own_moments else (np.zeros_like(mean), np.zeros_like(mean))
+            self.weight.add_grad(products * rstd)
+            self.bias.add_grad(total)
+        mean, slope = total / count, products / count * rstd**2
+        if not own_moments:
+            mean[:] = slope[:] = 0
         grad_input = np.empty_like(x)
-        coefficients = (_cast(value, x) for value in (mean, scale, shift, slope))
-        arrays = (grad.reshape(-1), x.reshape(-1), *coefficients, grad_input.reshape(-1))
-        _launch(kernels.normalised_gradient, x, *arrays)
+        _launch(kernels.normalised_gradient, sizes, grad, x, *coefficients, _cast(mean, x), _cast(slope, x), grad_input)
         return grad_input
 
-    def _moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and biased variance of every channel of the batch, in float64."""
-        if x.size // self.num_features <= 1:
+    def _moments(self, x: np.ndarray, sizes: NormSizes) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and biased variance of every channel of the batch, in float64.
+
+        In one sweep, about a value near the mean, that of some pixels of an image: then little is lost when the square
+        of what is missing to the mean is taken from the mean square, however large the mean is.
+        """
+        count = x.size // self.num_features
+        if count <= 1:
             raise ValueError(
-                f"x of shape {x.shape} has {x.size // self.num_features} values a channel: "
+                f"x of shape {x.shape} has {count} values a channel: "
                 "batch statistics need more than 1 (use eval(), or a larger batch)"
             )
-        mean, variance = np.empty(self.num_features), np.empty(self.num_features)
-        _launch(kernels.moments, x, x.reshape(-1), mean, variance)
-        return mean, variance
+        near = x[0, :, :: max(1, x.shape[2] // 16), :: max(1, x.shape[3] // 16)].mean((1, 2))
+        total, squares = _totals(2, sizes)
+        _launch(kernels.moments, sizes, x, near, total, squares)
+        missing = total.sum(0) / count
+        return near + missing, np.maximum(squares.sum(0) / count - missing**2, 0)
 
     def _track(self, mean: Any, variance: Any, count: int) -> None:
         """Move the running statistics towards those of a batch."""
@@ -161,8 +178,26 @@ def _cast(values: Any, like: np.ndarray) -> np.ndarray:
     return np.asarray(values).astype(like.dtype, copy=False)
 
 
-def _launch(kernel: Any, x: np.ndarray, *arrays: np.ndarray) -> None:
-    """Run a kernel over the channels of x; an empty batch leaves what is to be filled as it is."""
+def _sizes(x: np.ndarray, relu: bool) -> NormSizes:
+    """How kernels see images, in whichever layout they lie: as rows of some neighbouring pixels."""
     N, C, H, W = x.shape
-    if N:
-        launch_light(kernel, C, x.size, *arrays, (N, C, H * W))
+    inner = 1 if layout_of(x) == "NCHW" else C
+    pixels = next(p for p in range(min(H * W, max(1, _ROW // inner)), 0, -1) if H * W % p == 0)
+    if pixels * inner < _SHORTEST_ROW:  # a plane of a prime number of pixels, say
+        pixels = H * W
+    rows = H * W // pixels
+    N, C, rows = (N, C, rows) if inner == 1 else (N * rows, 1, 1)
+    parts = 1 if C >= _PARTS else max(1, min(N, _PARTS))
+    return NormSizes(N, C, rows, pixels * inner, inner, parts, relu)
+
+
+def _totals(count: int, sizes: NormSizes) -> tuple[np.ndarray, ...]:
+    """Arrays for the sums of every part and channel."""
+    return tuple(np.zeros((sizes.parts, sizes.C * sizes.inner)) for _ in range(count))
+
+
+def _launch(kernel: Kernel, sizes: NormSizes, *arrays: np.ndarray) -> None:
+    """Run a kernel over the channels of images."""
+    elements = sizes.N * sizes.C * sizes.R * sizes.L
+    flattened = (flat(array) if array.ndim == 4 else array for array in arrays)
+    launch_light(kernel, sizes.parts * sizes.C, elements, *flattened, sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from numbaconv.geometry import IntOrPair, integer, pair
 from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
-from numbaconv.kernels.pooling import PoolSizes
+from numbaconv.kernels.pooling import BAND, PoolSizes
 from numbaconv.nn.checks import check_gradient, images
+from numbaconv.nn.layout import Form, empty, flat, layout_of
 from numbaconv.nn.module import Module
 from numbaconv.threads import launch_light
 
@@ -47,7 +49,9 @@ class _Pool2d(Module):
             raise ValueError(f"{self!r} is too large for an x of shape {x.shape}: the output would be {OH} x {OW}")
         if not (_taps_inside(IH, OH, KH, SH, PH, DH).all() and _taps_inside(IW, OW, KW, SW, PW, DW).all()):
             raise ValueError(f"a window of {self!r} would hold no pixel of an x of shape {x.shape}")
-        return PoolSizes(N * C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW)
+        planes, inner = (N * C, 1) if layout_of(x) == "NCHW" else (N, C)
+        band = max(1, min(OH, BAND // (OW * inner)))
+        return PoolSizes(planes, inner, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, band)
 
     def _describe(self) -> str:
         parts = [f"kernel_size={self.kernel_size}"]
@@ -111,17 +115,17 @@ class MaxPool2d(_Pool2d):
         """``(N, C, OH, OW)``."""
         x = images(x)
         sizes = self._sizes(x)
-        y = np.empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype)
-        winner = np.empty(y.shape, np.uint8 if sizes.KH * sizes.KW <= 256 else np.int64)
+        y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
+        winner = np.empty_like(y, np.uint8 if sizes.KH * sizes.KW <= 256 else np.int64)
         _launch(kernels.max_pool, sizes, x, y, winner)
-        self._saved = x.shape, y.shape, x.dtype, winner, sizes
+        self._saved = Form.of(x), Form.of(y), winner, sizes
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """``(N, C, H, W)``: the gradient of a window goes to its largest pixel."""
-        shape, output_shape, dtype, winner, sizes = self._recall()
-        grad = check_gradient(grad_output, output_shape, dtype)
-        grad_input = np.empty(shape, dtype)
+        form, output, winner, sizes = self._recall()
+        grad = check_gradient(grad_output, output)
+        grad_input = form.empty()
         _launch(kernels.max_pool_backward, sizes, grad, winner, grad_input, _offsets(sizes))
         return grad_input
 
@@ -175,17 +179,17 @@ class AvgPool2d(_Pool2d):
         """``(N, C, OH, OW)``."""
         x = images(x)
         sizes = self._sizes(x)
-        y = np.empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype)
+        y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
         _launch(kernels.sum_pool, sizes, x, y)
         divisor = self._divisor(sizes).astype(x.dtype)
-        self._saved = x.shape, y.shape, x.dtype, divisor, sizes
+        self._saved = Form.of(x), Form.of(y), divisor, sizes
         return np.divide(y, divisor, out=y)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """``(N, C, H, W)``: every pixel of a window gets its share of the gradient."""
-        shape, output_shape, dtype, divisor, sizes = self._recall()
-        share = check_gradient(grad_output, output_shape, dtype) / divisor
-        grad_input = np.empty(shape, dtype)
+        form, output, divisor, sizes = self._recall()
+        share = check_gradient(grad_output, output) / divisor
+        grad_input = form.empty()
         _launch(kernels.sum_pool_backward, sizes, share, grad_input)
         return grad_input
 
@@ -217,14 +221,17 @@ class GlobalAvgPool2d(Module):
         x = images(x)
         if min(x.shape[1:]) < 1:
             raise ValueError(f"x has shape {x.shape}: every size but the batch's must be at least 1")
-        self._saved = x.shape, x.dtype
-        return x.mean((2, 3))
+        y = x.mean((2, 3))
+        self._saved = Form.of(x), Form.of(y)
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """``(N, C, H, W)``: every pixel gets the same share of the gradient of its plane."""
-        (N, C, H, W), dtype = self._recall()
-        share = check_gradient(grad_output, (N, C), dtype) / dtype.type(H * W)
-        return np.broadcast_to(share[:, :, None, None], (N, C, H, W)).copy()
+        form, output = self._recall()
+        share = check_gradient(grad_output, output) / output.dtype.type(math.prod(form.shape[2:]))
+        grad_input = form.empty()
+        grad_input[...] = share[:, :, None, None]
+        return grad_input
 
 
 def _span(taps: int, dilation: int) -> int:
@@ -253,11 +260,11 @@ def _taps_inside_padded(size: int, outputs: int, taps: int, stride: int, padding
 
 
 def _offsets(sizes: PoolSizes) -> np.ndarray:
-    """``(KH * KW,)``: where in a window each tap lies, from its first pixel."""
+    """``(KH * KW,)``: where in a window each tap lies, in pixels from its first one."""
     return np.add.outer(np.arange(sizes.KH) * sizes.DH * sizes.IW, np.arange(sizes.KW) * sizes.DW).ravel()
 
 
 def _launch(kernel: Kernel, sizes: PoolSizes, *arrays: np.ndarray) -> None:
-    """Run a kernel over the planes of some contiguous arrays."""
-    elements = sizes.planes * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW)
-    launch_light(kernel, sizes.planes, elements, *(array.reshape(-1) for array in arrays), sizes)
+    """Run a kernel over the planes of some dense arrays."""
+    elements = sizes.planes * sizes.inner * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW)
+    launch_light(kernel, sizes.planes, elements, *map(flat, arrays), sizes)
