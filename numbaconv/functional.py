@@ -1,4 +1,4 @@
-"""The public operations: validate the arguments, take a plan, run its kernel.
+"""The public operations: they validate their arguments, and :mod:`numbaconv.execution` computes.
 
 :mod:`numbaconv.reference` has the same functions in pure Python, with the fullest documentation.
 """
@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from numbaconv.algorithms import get_algorithm
-from numbaconv.arrays import check_bias, compute_dtype, float_array, output_array, result_dtype, rounded
+from numbaconv.arrays import check_bias, compute_dtype, float_array, output_array, result_dtype
+from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.geometry import (
     Algorithm,
     Conv2dGeometry,
@@ -24,10 +25,8 @@ from numbaconv.geometry import (
     check_output_mask,
     conv2d_output_size,
 )
-from numbaconv.kernels import sums
-from numbaconv.memory import empty_like, flat, flat_image, is_flat, scratch
-from numbaconv.plan import FORMS, Forms, Plan, forward_plan, input_gradient_plan, weight_gradient_plan
-from numbaconv.threads import launch, launch_light, threads_for
+from numbaconv.memory import empty_like
+from numbaconv.plan import FORMS, Forms, forward_plan, input_gradient_plan
 
 __all__ = [
     "conv2d",
@@ -40,8 +39,6 @@ __all__ = [
 ]
 
 Gradients: TypeAlias = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
-
-_NO_BIAS = {dtype: np.empty(0, dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64))}
 
 
 def conv2d(
@@ -114,7 +111,7 @@ def conv2d(
     forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.OC)
     out = output_array(out, geometry.output_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return _correlate(forward_plan, forms, geometry, input, weight, bias, out)
+    return correlate(forward_plan, forms, geometry, input, weight, bias, out)
 
 
 def conv2d_input(
@@ -164,7 +161,7 @@ def conv2d_input(
     forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.input_shape, result_dtype(weight, grad_output), weight, grad_output)
-    return _correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
+    return correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
 
 
 def conv2d_weight(
@@ -214,7 +211,7 @@ def conv2d_weight(
     forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.weight_shape, result_dtype(input, grad_output), input, grad_output)
-    return _weight_gradient(forms, geometry, input, grad_output, out)
+    return weight_gradient(forms, geometry, input, grad_output, out)
 
 
 def conv2d_backward(
@@ -272,12 +269,12 @@ def conv2d_backward(
     grad_input = grad_weight = grad_bias = None
     if wants_input:
         out = empty_like(input, result_dtype(weight, grad_output), geometry.layout)
-        grad_input = _correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
+        grad_input = correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
     if wants_weight:
         out = output_array(None, geometry.weight_shape, result_dtype(input, grad_output))
-        grad_weight = _weight_gradient(forms, geometry, input, grad_output, out)
+        grad_weight = weight_gradient(forms, geometry, input, grad_output, out)
     if wants_bias:
-        grad_bias = _bias_gradient(geometry, grad_output)
+        grad_bias = bias_gradient(geometry, grad_output)
     return grad_input, grad_weight, grad_bias
 
 
@@ -336,7 +333,7 @@ def conv_transpose2d(
     forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.IC)
     out = output_array(out, geometry.input_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return _correlate(input_gradient_plan, forms, geometry, input, weight, bias, out)
+    return correlate(input_gradient_plan, forms, geometry, input, weight, bias, out)
 
 
 def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
@@ -363,8 +360,8 @@ def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
         geometry = Conv2dGeometry.forward(image.shape, image.shape)
         out = np.empty((1, 1, 1, 1), image.dtype)
         for form, threads in product(FORMS["auto"], (1, 2)):
-            _correlate(forward_plan, (form,), geometry, image, image, None, out, threads)
-            _weight_gradient((form,), geometry, image, out, image.copy(), threads)
+            correlate(forward_plan, (form,), geometry, image, image, None, out, threads)
+            weight_gradient((form,), geometry, image, out, image.copy(), threads)
     return perf_counter() - start
 
 
@@ -372,85 +369,3 @@ def _forms(algorithm: Any, geometry: Conv2dGeometry) -> Forms:
     """The forms of plan that ``algorithm`` allows."""
     algorithm = check_algorithm(algorithm, geometry)
     return FORMS[get_algorithm() if algorithm == "auto" else algorithm]
-
-
-def _correlate(
-    make_plan: Any,
-    forms: Forms,
-    geometry: Conv2dGeometry,
-    source: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    out: np.ndarray,
-    threads: int | None = None,
-) -> np.ndarray:
-    """Fill ``out`` with a forward pass or an input gradient, whichever ``make_plan`` plans."""
-    if out.size == 0:
-        return out
-    dtype = compute_dtype(out.dtype)
-    target = _target(out, dtype, geometry.layout)
-    x, x_layout = flat_image(source, dtype, geometry.layout)
-    y, y_layout = flat_image(target, dtype, geometry.layout)
-    plan: Plan = make_plan(geometry, dtype, x_layout, y_layout, forms)
-    if plan.fill:
-        channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
-        target[...] = 0 if bias is None else bias.reshape(channels)
-    _run(plan, (x, flat(weight, dtype), _NO_BIAS[dtype] if bias is None else flat(bias, dtype), y), threads)
-    return _returned(out, target)
-
-
-def _weight_gradient(
-    forms: Forms,
-    geometry: Conv2dGeometry,
-    input: np.ndarray,
-    grad_output: np.ndarray,
-    out: np.ndarray,
-    threads: int | None = None,
-) -> np.ndarray:
-    """Fill ``out`` with a weight gradient."""
-    if geometry.N == 0:
-        out[...] = 0
-        return out
-    dtype = compute_dtype(out.dtype)
-    target = out if out.dtype == dtype and out.flags.c_contiguous else np.empty(out.shape, dtype)
-    x, x_layout = flat_image(input, dtype, geometry.layout)
-    z, z_layout = flat_image(grad_output, dtype, geometry.layout)
-    plan: Plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, forms)
-    if plan.fill:
-        target[...] = 0
-    _run(plan, (x, z, target.reshape(-1)), threads)
-    return _returned(out, target)
-
-
-def _bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndarray:
-    """Sum over the batch and the pixels."""
-    dtype, C, pixels = compute_dtype(result_dtype(grad_output)), geometry.OC, geometry.OH * geometry.OW
-    z, layout = flat_image(grad_output, dtype, geometry.layout)
-    result = np.empty(C, dtype)
-    if layout == "NCHW":
-        launch_light(sums.sum_planes, C, z.size, z, result, geometry.N, C, pixels)
-    else:
-        parts = -(-geometry.N * pixels // sums.STRETCH)
-        launch_light(sums.sum_pixels, parts, z.size, z, result, np.empty(parts * C, dtype), C)
-    return rounded(result, result_dtype(grad_output))
-
-
-def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> None:
-    """Run the kernel of ``plan``, unless there is nothing to do."""
-    if plan.threads == 0:
-        return
-    threads = threads or threads_for(plan.threads)
-    memory = scratch(arrays[0].dtype, plan.shared + threads * plan.own)
-    launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, threads)
-
-
-def _target(out: np.ndarray, dtype: np.dtype, layout: Layout) -> np.ndarray:
-    """``out`` itself where a kernel can write to it, else a new array for the kernel to write to."""
-    return out if out.dtype == dtype and is_flat(out, layout) else np.empty(out.shape, dtype)
-
-
-def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """``out``, which holds what ``target`` holds."""
-    if target is not out:
-        out[...] = rounded(target, out.dtype)
-    return out

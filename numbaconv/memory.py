@@ -23,9 +23,16 @@ _kept = threading.local()
 
 def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """A one-dimensional array of the elements of ``array`` in order: of itself where possible, else of a copy."""
+    if array.flags.carray and array.dtype == dtype:
+        return array.reshape(-1)
     if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
-        array = np.array(array, dtype, order="C")
-    return (array if array.flags.writeable else _writable(array)).reshape(-1)
+        return np.array(array, dtype, order="C").reshape(-1)
+    return _writable(array).reshape(-1)
+
+
+def flat_bias(bias: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
+    """The same for a bias: no elements where there is none."""
+    return np.empty(0, dtype) if bias is None else flat(bias, dtype)
 
 
 def flat_image(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.ndarray, Layout]:
@@ -41,15 +48,21 @@ def flat_image(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.n
     return flat(array, dtype), layout
 
 
-def is_flat(array: np.ndarray, layout: Layout) -> bool:
-    """Whether :func:`flat_image` gives the memory of the array itself rather than of a copy."""
-    dense = array.flags.c_contiguous or array.transpose(_OTHER[layout][1]).flags.c_contiguous
-    return dense and array.flags.aligned
+def flat_view(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.ndarray, Layout] | None:
+    """The same for images that are to be written, never of a copy: None where that would be needed."""
+    if array.dtype != dtype:
+        return None
+    if array.flags.carray:
+        return array.reshape(-1), layout
+    other, order = _OTHER[layout]
+    view = array.transpose(order)
+    return (view.reshape(-1), other) if view.flags.carray else None
 
 
 def empty_like(array: np.ndarray, dtype: np.dtype, layout: Layout) -> np.ndarray:
-    """A new array of the shape of ``array``, images that lie in memory as those do."""
-    return np.empty_like(array, dtype, subok=False) if is_flat(array, layout) else np.empty(array.shape, dtype)
+    """A new array of the shape of ``array``: images that lie in memory as those do, if they do in either layout."""
+    dense = array.flags.c_contiguous or array.transpose(_OTHER[layout][1]).flags.c_contiguous
+    return np.empty_like(array, dtype, subok=False) if dense else np.empty(array.shape, dtype)
 
 
 def scratch(dtype: np.dtype, size: int) -> np.ndarray:

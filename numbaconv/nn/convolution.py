@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import result_dtype
-from numbaconv.functional import conv2d, conv2d_backward, conv2d_weight, conv_transpose2d
-from numbaconv.geometry import IntOrPair, Padding, Shape, conv2d_output_size, integer, pads, pair
+from numbaconv.algorithms import get_algorithm
+from numbaconv.arrays import check_bias, float_array, result_dtype
+from numbaconv.execution import bias_gradient, correlate, weight_gradient
+from numbaconv.functional import conv2d, conv2d_weight, conv_transpose2d
+from numbaconv.geometry import Conv2dGeometry, IntOrPair, Padding, Shape, integer, pads, pair
 from numbaconv.nn.checks import check_gradient, images, parameter_dtype
 from numbaconv.nn.initialisation import Rng, uniform
 from numbaconv.nn.layout import Form, empty, preferred
 from numbaconv.nn.module import Module, Parameter
+from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
 
 
 class _Convolution(Module):
@@ -53,7 +56,7 @@ class _Convolution(Module):
         self.bias = uniform((self.out_channels,), fan_in, rng, dtype) if bias else None
 
     def _bias(self) -> np.ndarray | None:
-        return None if self.bias is None else self.bias.data
+        return None if self.bias is None else check_bias(self.bias.data, self.out_channels)
 
     def _check_channels(self, x: np.ndarray) -> np.ndarray:
         x = images(x)
@@ -136,24 +139,25 @@ class Conv2d(_Convolution):
     def forward(self, x: np.ndarray) -> np.ndarray:
         """``(N, out_channels, OH, OW)``."""
         x = self._check_channels(x)
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
-        size = conv2d_output_size(x.shape[2:], self.kernel_size, *geometry[:3])
-        dtype = result_dtype(x, self.weight.data)
-        y = empty((len(x), self.out_channels, *size), dtype, preferred(self.out_channels, dtype))
-        conv2d(x, self.weight.data, self._bias(), *geometry, out=y)
-        self._saved = x, Form.of(y)
+        weight = float_array(self.weight.data, "weight")
+        dtype = result_dtype(x, weight)
+        geometry = Conv2dGeometry.forward(x.shape, weight.shape, self.stride, self.padding, self.dilation, self.groups)
+        y = empty(geometry.output_shape, dtype, preferred(self.out_channels, dtype))
+        correlate(forward_plan, FORMS[get_algorithm()], geometry, x, weight, self._bias(), y)
+        self._saved = x, Form.of(y), geometry
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_channels, H, W)``, or None where nobody needs it."""
-        x, form = self._recall()
-        grad, mask = check_gradient(grad_output, form), (self.needs_input_grad, True, self.bias is not None)
-        geometry = (self.stride, self.padding, self.dilation, self.groups)
-        grad_input, grad_weight, grad_bias = conv2d_backward(grad, x, self.weight.data, *geometry, output_mask=mask)
-        for parameter, gradient in ((self.weight, grad_weight), (self.bias, grad_bias)):
-            if parameter is not None and gradient is not None:
-                parameter.add_grad(gradient)
-        return grad_input
+        x, form, geometry = self._recall()
+        grad, forms, weight = check_gradient(grad_output, form), FORMS[get_algorithm()], self.weight.data
+        self.weight.add_grad(weight_gradient(forms, geometry, x, grad, np.empty(weight.shape, grad.dtype)))
+        if self.bias is not None:
+            self.bias.add_grad(bias_gradient(geometry, grad))
+        if not self.needs_input_grad:
+            return None
+        grad_input = np.empty_like(x, grad.dtype)
+        return correlate(input_gradient_plan, forms, geometry, grad, weight, None, grad_input)
 
 
 class ConvTranspose2d(_Convolution):

@@ -7,13 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.functional import conv2d, conv2d_backward
-from numbaconv.geometry import integer
+from numbaconv.arrays import check_bias, float_array, result_dtype
+from numbaconv.execution import bias_gradient, correlate, weight_gradient
+from numbaconv.geometry import Conv2dGeometry, integer
+from numbaconv.kernels.rows import OUTPUTS, multiply_rows
+from numbaconv.memory import flat, flat_bias
 from numbaconv.nn.checks import check_gradient, dense, parameter_dtype
 from numbaconv.nn.initialisation import Rng, uniform
 from numbaconv.nn.layout import Form, in_layout
 from numbaconv.nn.module import Module
+from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
+from numbaconv.threads import launch_light
 
+_FORMS = FORMS["direct"]
+#: So many rows are fewer than what packing the weights pays for.
+_FEW_ROWS = 8
 #: Rows that are taken together, as pixels of an image.
 _WIDTHS = (14, 28, 16, 12, 24, 20, 10, 25, 8)
 
@@ -67,41 +75,52 @@ class Linear(Module):
         x = dense(x, "x", 2, "(N, in_features)")
         if x.shape[1] != self.in_features:
             raise ValueError(f"x has {x.shape[1]} features (shape {x.shape}), but {self!r} takes {self.in_features}")
-        y = conv2d(_image(x), self._filters(), None if self.bias is None else self.bias.data, layout="NHWC")
-        y = y.reshape(-1, self.out_features)
+        weight = float_array(self.weight.data, "weight")
+        bias = None if self.bias is None else check_bias(self.bias.data, self.out_features)
+        y = np.empty((len(x), self.out_features), result_dtype(x, weight))
         self._saved = x, Form.of(y)
+        if len(x) <= _FEW_ROWS and x.dtype == y.dtype:
+            sizes = (len(x), self.in_features, self.out_features)
+            arrays = (x.reshape(-1), flat(weight, y.dtype), flat_bias(bias, y.dtype))
+            launch_light(multiply_rows, -(-self.out_features // OUTPUTS), weight.size, *arrays, y.reshape(-1), sizes)
+            return y
+        g = self._geometry(x)
+        correlate(forward_plan, _FORMS, g, x.reshape(g.input_shape), _filters(weight), bias, y.reshape(g.output_shape))
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_features)``, or None where nobody needs it."""
         x, form = self._recall()
-        grad = check_gradient(grad_output, form)
-        mask = self.needs_input_grad, True, self.bias is not None
-        images = _image(grad), _image(x)
-        to_x, to_weight, to_bias = conv2d_backward(*images, self._filters(), output_mask=mask, layout="NHWC")
-        assert to_weight is not None  # for it was asked for
-        self.weight.add_grad(to_weight.reshape(self.weight.data.shape))
-        if self.bias is not None and to_bias is not None:
-            self.bias.add_grad(to_bias)
-        return None if to_x is None else to_x.reshape(x.shape)
+        g, weight = self._geometry(x), self.weight.data
+        grad = check_gradient(grad_output, form).reshape(g.output_shape)
+        grad_weight = np.empty(weight.shape, grad.dtype)
+        weight_gradient(_FORMS, g, x.reshape(g.input_shape), grad, _filters(grad_weight))
+        self.weight.add_grad(grad_weight)
+        if self.bias is not None:
+            self.bias.add_grad(bias_gradient(g, grad))
+        if not self.needs_input_grad:
+            return None
+        grad_input = np.empty(x.shape, grad.dtype)
+        correlate(input_gradient_plan, _FORMS, g, grad, _filters(weight), None, grad_input.reshape(g.input_shape))
+        return grad_input
 
-    def _filters(self) -> np.ndarray:
-        """The weight as that of a 1 x 1 convolution, whose pixels are rows and whose channels are features."""
-        return self.weight.data[:, None, None]
+    def _geometry(self, x: np.ndarray) -> Conv2dGeometry:
+        """The layer as a 1 x 1 convolution of images of a single row, whose pixels are rows, and channels features.
+
+        Threads share images, and a register tile takes some pixels of one. So there are several images, but not too
+        small ones, where a size can be found that divides the rows.
+        """
+        width = next((width for width in _WIDTHS if len(x) % width == 0), max(1, len(x)))
+        shape = (len(x) // width, 1, width, self.in_features)
+        return Conv2dGeometry.forward(shape, (self.out_features, 1, 1, self.in_features), layout="NHWC")
 
     def _describe(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ", bias=False" * (self.bias is None)
 
 
-def _image(rows: np.ndarray) -> np.ndarray:
-    """Rows ``(N, features)`` as pixels of images of a single row, ``(images, 1, width, features)``.
-
-    Threads share images, and a register tile takes some pixels of one. So there are several images, but not too small
-    ones, where a size can be found that divides the rows.
-    """
-    N, features = rows.shape
-    width = next((width for width in _WIDTHS if N % width == 0), max(1, N))
-    return rows.reshape(N // width, 1, width, features)
+def _filters(weight: np.ndarray) -> np.ndarray:
+    """A weight as that of the 1 x 1 convolution."""
+    return weight[:, None, None]
 
 
 class Flatten(Module):

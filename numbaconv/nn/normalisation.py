@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import integer
+from numbaconv.geometry import Layout, integer
 from numbaconv.jit import Kernel
 from numbaconv.kernels import normalisation as kernels
 from numbaconv.kernels.normalisation import NormSizes
@@ -102,7 +103,7 @@ class BatchNorm2d(Module):
         x = images(x)
         if x.shape[1] != self.num_features or min(x.shape[1:]) < 1:
             raise ValueError(f"x of shape {x.shape} must be (N, {self.num_features}, H, W) for {self!r}")
-        sizes = _sizes(x, relu)
+        sizes = _sizes(x.shape, layout_of(x), relu)
         own_moments = self.training or self.running_mean is None
         mean, variance = self._moments(x, sizes) if own_moments else (self.running_mean, self.running_var)
         if self.training:
@@ -178,10 +179,11 @@ def _cast(values: Any, like: np.ndarray) -> np.ndarray:
     return np.asarray(values).astype(like.dtype, copy=False)
 
 
-def _sizes(x: np.ndarray, relu: bool) -> NormSizes:
+@lru_cache(maxsize=256)
+def _sizes(shape: tuple[int, int, int, int], layout: Layout, relu: bool) -> NormSizes:
     """How kernels see images, in whichever layout they lie: as rows of some neighbouring pixels."""
-    N, C, H, W = x.shape
-    inner = 1 if layout_of(x) == "NCHW" else C
+    N, C, H, W = shape
+    inner = 1 if layout == "NCHW" else C
     pixels = next(p for p in range(min(H * W, max(1, _ROW // inner)), 0, -1) if H * W % p == 0)
     if pixels * inner < _SHORTEST_ROW:  # a plane of a prime number of pixels, say
         pixels = H * W

@@ -10,6 +10,7 @@ import numpy as np
 
 from numbaconv.jit import Kernel
 from numbaconv.kernels import optimizers as kernels
+from numbaconv.memory import flat
 from numbaconv.nn.checks import real
 from numbaconv.nn.module import Parameter
 from numbaconv.threads import launch_light
@@ -355,8 +356,8 @@ class AdamW(Adam):
 
 def _sweep(kernel: Kernel, data: np.ndarray, others: tuple[np.ndarray, ...], *rates: float) -> None:
     """Run an update rule; ``data`` and ``others``, but for the gradient, are changed."""
-    arrays = [np.require(array, data.dtype, ["C", "A", "W"]) for array in (data, *others)]
-    flat = (array.reshape(-1) for array in arrays)
-    launch_light(kernel, data.size, data.size, *flat, *map(data.dtype.type, rates))
-    if arrays[0] is not data:  # a copy, for kernels know contiguous memory only
-        data[...] = arrays[0]
+    dtype, size = data.dtype, data.size
+    target, rest = flat(data, dtype), [flat(array, dtype) for array in others]
+    launch_light(kernel, size, size, target, *rest, *map(dtype.type, rates))
+    if not data.flags.carray:  # a copy was changed, for kernels know contiguous memory only
+        data[...] = target.reshape(data.shape)

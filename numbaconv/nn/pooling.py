@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from numbaconv.geometry import IntOrPair, integer, pair
+from numbaconv.geometry import IntOrPair, Layout, Shape, integer, pair
 from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
 from numbaconv.kernels.pooling import BAND, PoolSizes
@@ -40,18 +41,11 @@ class _Pool2d(Module):
                 raise ValueError(f"padding={P} must be at most half of the window, which spans {span} pixels")
 
     def _sizes(self, x: np.ndarray) -> PoolSizes:
-        (N, C, IH, IW), (KH, KW), (SH, SW), (PH, PW), (DH, DW) = (
-            x.shape, self.kernel_size, self.stride, self.padding, self.dilation
-        )  # fmt: skip
-        OH = _output_size(IH, _span(KH, DH), SH, PH, self.ceil_mode)
-        OW = _output_size(IW, _span(KW, DW), SW, PW, self.ceil_mode)
-        if min(C, OH, OW) < 1:
-            raise ValueError(f"{self!r} is too large for an x of shape {x.shape}: the output would be {OH} x {OW}")
-        if not (_taps_inside(IH, OH, KH, SH, PH, DH).all() and _taps_inside(IW, OW, KW, SW, PW, DW).all()):
-            raise ValueError(f"a window of {self!r} would hold no pixel of an x of shape {x.shape}")
-        planes, inner = (N * C, 1) if layout_of(x) == "NCHW" else (N, C)
-        band = max(1, min(OH, BAND // (OW * inner)))
-        return PoolSizes(planes, inner, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, band)
+        parameters = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        try:
+            return _pool_sizes(x.shape, layout_of(x), *parameters)
+        except ValueError as error:
+            raise ValueError(f"{self!r} does not fit an x of shape {x.shape}: {error}") from None
 
     def _describe(self) -> str:
         parts = [f"kernel_size={self.kernel_size}"]
@@ -259,6 +253,30 @@ def _taps_inside_padded(size: int, outputs: int, taps: int, stride: int, padding
     return _taps_inside(size + 2 * padding, outputs, taps, stride, 0)
 
 
+@lru_cache(maxsize=256)
+def _pool_sizes(
+    shape: Shape,
+    layout: Layout,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    ceil_mode: bool,
+) -> PoolSizes:
+    """What kernels need; remembered, for it takes longer than they do for small images."""
+    (N, C, IH, IW), (KH, KW), (SH, SW), (PH, PW), (DH, DW) = shape, kernel_size, stride, padding, dilation
+    OH = _output_size(IH, _span(KH, DH), SH, PH, ceil_mode)
+    OW = _output_size(IW, _span(KW, DW), SW, PW, ceil_mode)
+    if min(C, OH, OW) < 1:
+        raise ValueError(f"it is too large, the output would be {OH} x {OW}")
+    if not (_taps_inside(IH, OH, KH, SH, PH, DH).all() and _taps_inside(IW, OW, KW, SW, PW, DW).all()):
+        raise ValueError("a window would hold no pixel")
+    planes, inner = (N * C, 1) if layout == "NCHW" else (N, C)
+    band = max(1, min(OH, BAND // (OW * inner)))
+    return PoolSizes(planes, inner, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, band)
+
+
+@lru_cache(maxsize=256)
 def _offsets(sizes: PoolSizes) -> np.ndarray:
     """``(KH * KW,)``: where in a window each tap lies, in pixels from its first one."""
     return np.add.outer(np.arange(sizes.KH) * sizes.DH * sizes.IW, np.arange(sizes.KW) * sizes.DW).ravel()

@@ -67,6 +67,7 @@ class Trainer:
                 )
         optimizer.bind(model.parameters())
         self.model = model
+        self._modules = list(model.modules())  # to find them takes as long as a small layer
         self.optimizer = optimizer
         self.loss = loss
 
@@ -91,7 +92,8 @@ class Trainer:
             The data do not fit each other, the model or the loss. No parameter has been changed then.
         """
         x, y = _check_data(x, y)
-        self.model.train()
+        for module in self._modules:
+            module.training = True
         return self._train_batch(self._cast(x), y)[0]
 
     def fit(
@@ -258,13 +260,14 @@ class Trainer:
             There are no images, or they do not fit the model.
         """
         x, batch_size = _check_images(x), integer(batch_size, "batch_size", 1)
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
+        training = [module for module in self._modules if module.training]
+        for module in training:
+            module.training = False
         try:
             batches = [self.model.forward(self._cast(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
         finally:
-            for module, mode in modes:
-                module.training = mode
+            for module in training:
+                module.training = True
         return np.concatenate(batches)
 
     def _train_batch(self, x: np.ndarray, y: np.ndarray, clip_norm: float | None = None) -> tuple[float, np.ndarray]:

@@ -1,0 +1,94 @@
+"""Take a plan and run its kernel: what is left to do when the arguments of a convolution have been validated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from numbaconv.arrays import compute_dtype, result_dtype, rounded
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.kernels import sums
+from numbaconv.memory import flat, flat_bias, flat_image, flat_view, scratch
+from numbaconv.plan import Forms, Plan, weight_gradient_plan
+from numbaconv.threads import launch, launch_light, threads_for
+
+
+def correlate(
+    make_plan: Callable[..., Plan],
+    forms: Forms,
+    geometry: Conv2dGeometry,
+    source: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    out: np.ndarray,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Fill ``out`` with a forward pass or an input gradient, whichever ``make_plan`` plans."""
+    if out.size == 0:
+        return out
+    dtype, target = compute_dtype(out.dtype), out
+    x, x_layout = flat_image(source, dtype, geometry.layout)
+    found = flat_view(out, dtype, geometry.layout)
+    if found is None:  # a kernel cannot write to it
+        target = np.empty(out.shape, dtype)
+        found = target.reshape(-1), geometry.layout
+    y, y_layout = found
+    plan = make_plan(geometry, dtype, x_layout, y_layout, forms)
+    if plan.fill:
+        channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
+        target[...] = 0 if bias is None else bias.reshape(channels)
+    _run(plan, (x, flat(weight, dtype), flat_bias(bias, dtype), y), threads)
+    return _returned(out, target)
+
+
+def weight_gradient(
+    forms: Forms,
+    geometry: Conv2dGeometry,
+    input: np.ndarray,
+    grad_output: np.ndarray,
+    out: np.ndarray,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Fill ``out`` with a weight gradient."""
+    if geometry.N == 0:
+        out[...] = 0
+        return out
+    dtype = compute_dtype(out.dtype)
+    target = out if out.dtype == dtype and out.flags.carray else np.empty(out.shape, dtype)
+    x, x_layout = flat_image(input, dtype, geometry.layout)
+    z, z_layout = flat_image(grad_output, dtype, geometry.layout)
+    plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, forms)
+    if plan.fill:
+        target[...] = 0
+    _run(plan, (x, z, target.reshape(-1)), threads)
+    return _returned(out, target)
+
+
+def bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndarray:
+    """Sum over the batch and the pixels."""
+    dtype, C, pixels = compute_dtype(result_dtype(grad_output)), geometry.OC, geometry.OH * geometry.OW
+    z, layout = flat_image(grad_output, dtype, geometry.layout)
+    result = np.empty(C, dtype)
+    if layout == "NCHW":
+        launch_light(sums.sum_planes, C, z.size, z, result, geometry.N, C, pixels)
+    else:
+        parts = -(-geometry.N * pixels // sums.STRETCH)
+        launch_light(sums.sum_pixels, parts, z.size, z, result, np.empty(parts * C, dtype), C)
+    return rounded(result, result_dtype(grad_output))
+
+
+def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> None:
+    """Run the kernel of ``plan``, unless there is nothing to do."""
+    if plan.threads == 0:
+        return
+    threads = threads or threads_for(plan.threads)
+    memory = scratch(arrays[0].dtype, plan.shared + threads * plan.own)
+    launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, threads)
+
+
+def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """``out``, which holds what ``target`` holds."""
+    if target is not out:
+        out[...] = rounded(target, out.dtype)
+    return out
