@@ -70,10 +70,11 @@ def test_layers_keep_the_layout(name: str) -> None:
 def test_a_convolution_chooses(dtype: type) -> None:
     whole = lanes(dtype)
     x = np.ones((2, 3, 8, 8), dtype)
-    for channels, layout in ((whole, "NHWC"), (3 * whole, "NHWC"), (whole - 1, "NCHW")):
+    for channels, layout in ((2 * whole, "NHWC"), (3 * whole, "NHWC"), (2 * whole - 1, "NCHW"), (whole, "NCHW")):
         layer = nn.Conv2d(3, channels, 3, rng=0, dtype=dtype)
-        assert preferred(channels, np.dtype(dtype)) == layout == layout_of(layer(x))
+        assert preferred(3, channels, np.dtype(dtype)) == layout == layout_of(layer(x))
         assert layout_of(layer.backward(np.ones((2, channels, 6, 6), dtype))) == "NCHW"  # as x
+    assert preferred(whole, whole, np.dtype(dtype)) == "NHWC"
 
 
 @pytest.mark.parametrize("pixels", [(1, 1), (2, 3), (7, 9), (33, 40)], ids=str)

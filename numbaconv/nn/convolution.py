@@ -142,7 +142,7 @@ class Conv2d(_Convolution):
         weight = float_array(self.weight.data, "weight")
         dtype = result_dtype(x, weight)
         geometry = Conv2dGeometry.forward(x.shape, weight.shape, self.stride, self.padding, self.dilation, self.groups)
-        y = empty(geometry.output_shape, dtype, preferred(self.out_channels, dtype))
+        y = empty(geometry.output_shape, dtype, preferred(self.in_channels, self.out_channels, dtype))
         correlate(forward_plan, FORMS[get_algorithm()], geometry, x, weight, self._bias(), y)
         self._saved = x, Form.of(y), geometry
         return y

@@ -71,6 +71,10 @@ def in_layout(array: np.ndarray, layout: Layout) -> np.ndarray:
     return copy
 
 
-def preferred(channels: int, dtype: np.dtype) -> Layout:
-    """What a convolution of so many output channels likes best: channels that fill whole vectors should lie in them."""
-    return "NHWC" if channels % lanes(dtype) == 0 else "NCHW"
+def preferred(in_channels: int, out_channels: int, dtype: np.dtype) -> Layout:
+    """How a convolution should write its output: output channels that fill vectors should lie in them.
+
+    But a single vector of them does not pay where few input channels would leave vectors empty on the way back.
+    """
+    width = lanes(dtype)
+    return "NHWC" if out_channels % width == 0 and (in_channels >= width or out_channels > width) else "NCHW"
