@@ -19,6 +19,9 @@ import numpy as np
 
 from numbaconv.jit import Kernel, device
 
+#: A row of so many sums is not halved any more.
+_FEW = 32
+
 
 class NormSizes(NamedTuple):
     """The integers that a kernel needs."""
@@ -51,17 +54,25 @@ def _row(images, n, c, r, sizes):
 @device
 def _along(values, c, inner, row):
     """What is known of the channels, along a row."""
-    for start in range(0, len(row), inner):
-        for i in range(inner):
-            row[start + i] = values[c + i]
+    if inner == 1:
+        row[:] = values[c]
+    else:
+        for start in range(0, len(row), inner):
+            for i in range(inner):
+                row[start + i] = values[i]
 
 
 @device
 def _fold(sums, c, inner, totals):
-    """Add up the sums of a row, for each channel in it."""
+    """Add up the sums of a row for each channel: its halves as long as there are some, then one by one."""
+    length = len(sums)
+    while length % (2 * inner) == 0 and length > _FEW:
+        length //= 2
+        for i in range(length):
+            sums[i] += sums[length + i]
     for i in range(inner):
         totals[c + i] = 0
-    for start in range(0, len(sums), inner):
+    for start in range(0, length, inner):
         for i in range(inner):
             totals[c + i] += sums[start + i]
 

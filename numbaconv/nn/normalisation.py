@@ -17,7 +17,7 @@ from numbaconv.nn.module import Module, Parameter
 from numbaconv.threads import launch_light
 
 #: Elements of a row: what is known of the channels along it should stay in the L1 cache, and be laid out seldom.
-_ROW = 256
+_ROW = 1024
 _SHORTEST_ROW = 16
 #: Parts of a batch, each of which a thread sums by itself, where there are too few channels for many threads.
 _PARTS = 16
