@@ -7,7 +7,7 @@ from argparse import Namespace
 import numba
 
 import numbaconv
-from numbaconv import jit
+from numbaconv import cache
 from numbaconv.study import machine as about
 
 
@@ -52,5 +52,5 @@ def threading_layer() -> str:
 
 def cache_folder() -> str:
     """Where compiled kernels are kept from one process to the next."""
-    folder = jit.cache_folder()
+    folder = cache.folder()
     return str(folder) if folder is not None else "not kept: no folder can be written"
