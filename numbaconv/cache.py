@@ -274,7 +274,7 @@ class _Cache(caching.NullCache):
 
     def __init__(self, dispatcher: Any) -> None:
         function = dispatcher.py_func
-        self.name = f"{function.__module__.removeprefix('numbaconv.')}.{function.__qualname__}"
+        self.name = f"{function.__module__.removeprefix('numbaconv.kernels.')}.{function.__qualname__}"
         self.options = repr(sorted(dispatcher.targetoptions.items()))
         digest = hashlib.sha256()
         _add(digest, function.__code__)

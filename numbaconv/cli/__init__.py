@@ -1,4 +1,4 @@
-"""The command ``numbaconv``: train a small CNN, predict with it, compare speeds, and tell about this machine."""
+"""The command ``numbaconv``: train a small CNN, predict with it, compare speeds, and look after what is compiled."""
 
 from __future__ import annotations
 

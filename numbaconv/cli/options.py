@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numbaconv
-from numbaconv.cli import compare, info, predict, train
+from numbaconv.cli import cache, compare, info, predict, train
 from numbaconv.cli.errors import UsageError
 from numbaconv.cli.recipes import OPTIMIZERS, RECIPES, SCHEDULES, augmentation
 from numbaconv.study.layers import SUITES
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"numbaconv {numbaconv.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="train | predict | compare | info", required=True)
+    commands = top.add_subparsers(dest="command", metavar="train | predict | compare | info | cache", required=True)
     _add_train(commands)
     _add_predict(commands)
     _add_compare(commands)
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     about.set_defaults(run=info.run)
+    _add_cache(commands)
     return top
 
 
@@ -284,6 +285,53 @@ def _add_compare(commands: argparse._SubParsersAction[Parser]) -> None:
     add("--figures", metavar="DIR", help="draw charts, PNG and SVG, into a folder")
     add("--from", dest="source", metavar="FILE", help="show an earlier run that --json saved; nothing is measured")
     add("--against", metavar="OLD", help="show what changed since an earlier run")
+
+
+def _add_cache(commands: argparse._SubParsersAction[Parser]) -> None:
+    command = commands.add_parser(
+        "cache",
+        help="show, fill or clear the compiled kernels",
+        description="Kernels are compiled when they are first called, and kept on disk for later processes. Show what "
+        "is kept; compile everything ahead of time; or remove it.",
+        allow_abbrev=False,
+    )
+    command.set_defaults(run=cache.show, list=False)
+    works = command.add_subparsers(metavar="show | fill | clear")
+
+    show = works.add_parser("show", help="the folder and its size (default)", allow_abbrev=False)
+    show.add_argument("--list", action="store_true", help="a line for every kernel: files, size, dtypes")
+    show.set_defaults(run=cache.show)
+
+    fill = works.add_parser(
+        "fill",
+        help="compile all kernels now",
+        description="Compile all kernels now, or see that they are there: when a container is built, say. It takes "
+        "some minutes, and writes to the folder that numbaconv cache shows.",
+        allow_abbrev=False,
+    )
+    fill.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=cache.DTYPES,
+        default=["float32", "float64"],
+        help="what for (default: float32 float64); float16 is computed by the kernels of float32",
+    )
+    fill.set_defaults(run=cache.fill)
+
+    clear = works.add_parser(
+        "clear",
+        help="remove compiled kernels",
+        description="Remove the compiled kernels of this installation, and no other file. They are compiled again when "
+        "they are needed.",
+        allow_abbrev=False,
+    )
+    clear.add_argument(
+        "--stale",
+        action="store_true",
+        help="only what cannot be loaded here: compiled from other sources, by another version of Python, Numba, "
+        "llvmlite or NumPy, for another CPU, or damaged",
+    )
+    clear.set_defaults(run=cache.clear)
 
 
 def _add_threads(add: Callable[..., Any]) -> None:
