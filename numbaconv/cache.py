@@ -168,7 +168,7 @@ def entries() -> Iterator[Entry]:
             with suppress(OSError):
                 status = path.lstat()
                 if match and stat.S_ISREG(status.st_mode) and not (match[1] and now - status.st_mtime < _ABANDONED):
-                    header = _header(path)
+                    header = None if match[1] else _header(path)
                     stale = header is None or header.get("build") != wanted or not _trusted(status)
                     yield Entry(path, status.st_size, header, stale)
 
