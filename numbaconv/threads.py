@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 
 from numbaconv.geometry import integer
 from numbaconv.jit import Kernel
@@ -23,8 +24,8 @@ _gate = threading.Lock()
 def set_num_threads(n: int) -> None:
     """Let every later call use at most ``n`` threads.
 
-    The setting holds for the whole process, whichever thread makes it. It never changes a result by a single bit, and
-    it leaves Numba's own setting, and so that of other libraries, alone.
+    The setting holds for the whole process, whichever thread makes it; calls that are running go on as they began. It
+    never changes a result by a single bit, and it leaves Numba's own setting, and so that of other libraries, alone.
 
     Parameters
     ----------
@@ -77,14 +78,17 @@ def threads_for(tasks: int) -> int:
 def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
     """Run a kernel on ``threads`` threads, a number that :func:`threads_for` gave.
 
-    Numba's workqueue layer ends the process when two Python threads launch at once, so they take turns on it. Which
-    layer is in use is known only after the first launch.
+    Numba's workqueue layer ends the process when two threads launch at once, so Python's threads take turns on it, and
+    a thread of somebody's parallel loop, which can't wait for the end of that loop, computes alone. Which layer is in
+    use is known only after the first launch.
     """
     global _launched
     if threads == 1 or numba.config.DISABLE_JIT:  # as plain Python, there is but one thread, and no layer to ask
         kernel.serial(*arguments)
     elif _launched and numba.threading_layer() != "workqueue":
         kernel.parallel(*arguments)
+    elif isinstance(threading.current_thread(), threading._DummyThread):  # Python did not start it
+        kernel.serial(*arguments)
     else:
         with _gate:
             kernel.parallel(*arguments)
@@ -112,3 +116,9 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+    # A fork waits for what other threads compile: in the child, nobody would ever release the compiler.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

@@ -1,12 +1,10 @@
-"""Threads: the same bits whatever their number, calls from many Python threads at once, and processes made from others.
+"""Threads: the same bits whatever their number, and calls from many threads, and beside other libraries, at once.
 
 Every wait has an end, so that what hangs fails.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +26,6 @@ from numbaconv.kernels.weight_planes import weight_gradient_planes
 SEVERAL = numba.config.NUMBA_NUM_THREADS
 compiled = pytest.mark.compiled
 needs_two = pytest.mark.skipif(SEVERAL < 2, reason="needs two threads")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 WAIT = 120  # seconds
 
 
@@ -298,6 +295,152 @@ def test_eight_python_threads_under_every_threading_layer(layer: str) -> None:
     assert result.stdout.split() == [layer]
 
 
+@needs_two
+@compiled
+def test_the_setting_may_change_while_calls_run() -> None:
+    data = [normal(case) for case in LARGE]
+    wanted = [run(numbaconv, case, arrays) for case, arrays in zip(LARGE, data, strict=True)]
+    stop = threading.Event()
+
+    def change() -> int:
+        changes = 0
+        while not stop.is_set():
+            numbaconv.set_num_threads(1 + changes % SEVERAL)
+            changes += 1
+        return changes
+
+    def work(number: int) -> None:
+        for k in range(6):
+            index = (number + k) % len(LARGE)
+            assert_same_bits(run(numbaconv, LARGE[index], data[index]), wanted[index], LARGE[index])
+
+    with ThreadPoolExecutor(4) as pool:
+        changing = pool.submit(change)
+        try:
+            for done in [pool.submit(work, number) for number in range(3)]:
+                done.result(WAIT)
+        finally:
+            stop.set()
+        assert changing.result(WAIT) > 10
+
+
+BESIDE = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+import numba, numpy as np
+{imports}
+import numbaconv
+from test_threads import call_from_eight_threads
+{prepare}
+stop = threading.Event()
+def others():
+    first, rounds = theirs(), 0
+    while not stop.is_set():
+        assert np.array_equal(theirs(), first)
+        rounds += 1
+    return rounds
+with ThreadPoolExecutor(2) as pool:
+    running = [pool.submit(others) for _ in range(2)]
+    try:
+        call_from_eight_threads(2)
+    finally:
+        stop.set()
+    assert min(done.result({wait}) for done in running) > 0
+{check}
+print(numba.threading_layer())
+"""
+#: Libraries with pools of threads of their own: what is imported, what they compute, and what must still hold.
+POOLS = {
+    "torch": (
+        "import torch",
+        "x, w = torch.ones(8, 32, 32, 32), torch.ones(32, 32, 3, 3); count = torch.get_num_threads()\n"
+        "theirs = lambda: torch.nn.functional.conv2d(x, w).numpy()",
+        "assert torch.get_num_threads() == count",
+    ),
+    "sklearn": (
+        "from sklearn.cluster import KMeans",
+        "x = np.random.default_rng(0).integers(0, 9, (2000, 8)).astype(float)\n"
+        "theirs = lambda: KMeans(4, n_init=1, random_state=0).fit(x).labels_",
+        "",
+    ),
+}
+
+
+@needs_two
+@compiled
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
+@pytest.mark.parametrize("library", POOLS)
+def test_calls_beside_those_of_another_pool_of_threads(library: str, layer: str) -> None:
+    pytest.importorskip(library)
+    if layer != "workqueue" and not has_layer(layer):
+        pytest.skip("not installed")
+    imports, prepare, check = POOLS[library]
+    code = BESIDE.format(imports=imports, prepare=prepare, check=check, wait=WAIT)
+    result = run_python("-c", code, NUMBA_THREADING_LAYER=layer, timeout=WAIT)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.split() == [layer]
+
+
+WITHIN = """
+import sys
+import numba, numpy as np
+import numbaconv
+from test_threads import LARGE, normal
+
+numbaconv.set_algorithm("direct")
+case = LARGE[0]
+x, w, b, *_ = normal(case)
+call = lambda: numbaconv.conv2d(x, w, b, **case.parameters)
+if sys.argv[1] == "after another":
+    call()
+
+@numba.njit(parallel=True)
+def around(source):
+    before, after = 0.0, 0.0
+    for i in numba.prange(source.size):
+        before += source[i]
+    with numba.objmode(y="float32[:]"):
+        y = call().reshape(-1)
+    for i in numba.prange(source.size):
+        after += source[i]
+    return before, y, after
+
+@numba.njit
+def one():
+    with numba.objmode(y="float32[:]"):
+        y = call().reshape(-1)
+    return y
+
+@numba.njit(parallel=True)
+def inside(count):
+    results = np.zeros((count, size), np.float32)
+    for i in numba.prange(count):
+        results[i] = one()
+    return results
+
+size = call().size if sys.argv[1] == "after another" else 4 * 40 * 33 * 29
+results = inside(6)  # on the threads of the loop
+before, y, after = around(np.ones(100_000))  # between two loops
+wanted = call().reshape(-1)
+assert before == after == 100_000
+assert y.tobytes() == wanted.tobytes()
+assert all(result.tobytes() == wanted.tobytes() for result in results)
+print(numba.threading_layer())
+"""
+
+
+@needs_two
+@compiled
+@pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
+@pytest.mark.parametrize("when", ["first", "after another"])
+def test_calls_within_a_parallel_function_of_the_user(layer: str, when: str) -> None:
+    if layer != "workqueue" and not has_layer(layer):
+        pytest.skip("not installed")
+    result = run_python("-c", WITHIN, when, NUMBA_THREADING_LAYER=layer, timeout=WAIT)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.split() == [layer]
+
+
 def test_scratch_memory_is_each_threads_own() -> None:
     from numbaconv.memory import scratch
 
@@ -310,171 +453,3 @@ def test_scratch_memory_is_each_threads_own() -> None:
         others = pool.submit(scratch, dtype, 1000).result(WAIT)
     assert not np.shares_memory(mine, others)
     assert not np.shares_memory(mine, scratch(np.dtype(np.float64), 1000))
-
-
-# --- other processes --------------------------------------------------------------------------------------------------
-
-
-def digest_of_large(_: Any = None) -> str:
-    """What every process must compute alike."""
-    import hashlib
-
-    numbaconv.set_algorithm("direct")  # a new process does not know what the tests of this one said
-    digest = hashlib.sha256()
-    for case in LARGE[:2]:
-        for result in run(numbaconv, case, normal(case)):
-            digest.update(result.tobytes())
-    return digest.hexdigest()
-
-
-def send_digest(to: Any) -> None:
-    to.send(digest_of_large())
-
-
-def send_digest_from_a_thread(to: Any) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(digest_of_large, range(2))
-    to.send(first if first == second else f"{first} and {second}")
-
-
-def send_digest_of_a_child(to: Any) -> None:
-    """A child of a child, made by fork, too."""
-    to.send(received(multiprocessing.get_context("fork"), send_digest))
-
-
-def received(context: Any, target: Callable[[Any], None]) -> str:
-    """What ``target`` sends from a process of its own."""
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=target, args=(there,))
-    process.start()
-    there.close()
-    try:
-        if not here.poll(WAIT):
-            raise AssertionError("the child hangs")
-        return here.recv()
-    except EOFError:
-        process.join(WAIT)
-        raise AssertionError(f"the child ended with exit code {process.exitcode}") from None
-    finally:
-        process.join(5)
-        process.kill()
-        process.join(WAIT)
-
-
-def start_methods() -> list[str]:
-    return multiprocessing.get_all_start_methods()
-
-
-@pytest.fixture
-def parents_digest() -> str:
-    """Computed in parallel, so that the process has all that a child may not inherit."""
-    numbaconv.set_num_threads(min(2, SEVERAL))
-    return digest_of_large()
-
-
-@compiled
-@pytest.mark.parametrize("method", start_methods())
-def test_a_child_made_after_a_parallel_call(method: str, parents_digest: str) -> None:
-    context = multiprocessing.get_context(method)
-    assert received(context, send_digest) == parents_digest
-    assert received(context, send_digest_from_a_thread) == parents_digest
-    assert digest_of_large() == parents_digest  # the parent goes on in parallel
-
-
-@needs_fork
-@compiled
-def test_a_child_of_a_child(parents_digest: str) -> None:
-    assert received(multiprocessing.get_context("fork"), send_digest_of_a_child) == parents_digest
-
-
-@compiled
-@pytest.mark.parametrize("method", start_methods())
-def test_a_pool_of_processes(method: str, parents_digest: str) -> None:
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        assert set(pool.map_async(digest_of_large, range(4)).get(WAIT)) == {parents_digest}
-
-
-@needs_fork
-@compiled
-def test_a_child_made_in_the_middle_of_other_threads_calls(parents_digest: str) -> None:
-    # Another thread may hold any lock of the library at the moment of the fork.
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.is_set():
-            digest_of_large()
-
-    workers = [threading.Thread(target=work) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    try:
-        for _ in range(5):
-            assert received(multiprocessing.get_context("fork"), send_digest) == parents_digest
-    finally:
-        stop.set()
-        for worker in workers:
-            worker.join(WAIT)
-
-
-FORK = """
-import os, signal, sys
-import numpy as np
-import numba
-{before}
-import numbaconv
-from test_threads import digest_of_large
-{after}
-child = os.fork()
-if child == 0:
-    signal.alarm(60)
-    digest = digest_of_large()
-    print(digest, flush=True)
-    os._exit(0)
-_, status = os.waitpid(child, 0)
-print(os.waitstatus_to_exitcode(status))
-print(digest_of_large())
-"""
-#: What Python code a process may have run before it makes a child.
-OTHERS_PARALLEL = """
-@numba.njit(parallel=True)
-def total(x):
-    sum = 0.0
-    for i in numba.prange(x.size):
-        sum += x[i]
-    return sum
-total(np.ones(100_000))
-"""
-#: OpenMP's threads are the process's: torch may have started them before.
-TORCHS = """
-import torch
-torch.nn.functional.conv2d(torch.ones(8, 32, 64, 64), torch.ones(32, 32, 3, 3))
-"""
-FORKS = [
-    ("omp", "no parallel call", "", ""),
-    ("omp", "a parallel call", "", "digest_of_large()"),
-    ("omp", "only serial calls", "", "numbaconv.set_num_threads(1); digest_of_large()"),
-    ("omp", "warmup", "", "numbaconv.warmup([np.float32])"),
-    ("omp", "somebody else's parallel function", OTHERS_PARALLEL, ""),
-    ("omp", "a convolution by torch", TORCHS, ""),
-    ("workqueue", "a parallel call", "", "digest_of_large()"),
-    ("workqueue", "somebody else's parallel function", OTHERS_PARALLEL, ""),
-    ("tbb", "a parallel call", "", "digest_of_large()"),
-    ("tbb", "somebody else's parallel function", OTHERS_PARALLEL, ""),
-]
-
-
-@needs_fork
-@needs_two
-@compiled
-@pytest.mark.parametrize(("layer", "name", "before", "after"), FORKS, ids=[f"{f[1]}, {f[0]}" for f in FORKS])
-def test_a_fork_after(layer: str, name: str, before: str, after: str) -> None:
-    if layer != "workqueue" and not has_layer(layer):
-        pytest.skip("not installed")
-    if before == TORCHS:
-        pytest.importorskip("torch")
-    code = FORK.format(before=before, after=after)
-    result = run_python("-c", code, NUMBA_THREADING_LAYER=layer, timeout=WAIT)
-    assert result.returncode == 0, result.stderr
-    childs, status, parents = ["", "", "", *result.stdout.split()][-3:]
-    assert status == "0", f"after {name} the child ended with {status}: {result.stderr}"
-    assert childs == parents

@@ -46,7 +46,7 @@ def show(options: Namespace) -> int:
 def fill(options: Namespace) -> int:
     """Compile what a program may come to need, or see that it is there."""
     if cache.folder() is None:
-        raise UsageError(f"no folder can be written: {_folders()}")
+        raise UsageError(f"nothing can be kept: {_folders()}")
     start, compiled, loaded = time.perf_counter(), 0, 0
 
     def tell(kernel: str, seconds: float | None) -> None:
@@ -145,9 +145,9 @@ def _reason(header: dict[str, Any] | None) -> str:
 
 
 def _folders() -> str:
-    """The folder that is written to, or what could not be."""
+    """The folder that is written to, or those that could not be."""
     folder = cache.folder()
-    return str(folder) if folder else f"{' and '.join(map(str, cache.folders()))} (can't be written)"
+    return str(folder) if folder else f"{' and '.join(map(str, cache.folders()))} can't be written"
 
 
 def _files(entries: list[Entry]) -> str:
