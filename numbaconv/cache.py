@@ -264,9 +264,14 @@ def _warn(reason: str) -> None:
 # --- what Numba asks --------------------------------------------------------------------------------------------------
 
 
-def keep(dispatcher: Any) -> None:
-    """Let what Numba compiles for a function of the package be kept, and be loaded by the next process."""
-    dispatcher._cache = _Cache(dispatcher)
+def keep(dispatcher: Any) -> Any:
+    """``dispatcher``, whose compiled code is kept from now on, and loaded by the next process.
+
+    Of the package, the function may call what is in :func:`sources`, and nothing else.
+    """
+    if not numba.config.DISABLE_JIT:  # else it is but the function
+        dispatcher._cache = _Cache(dispatcher)
+    return dispatcher
 
 
 class _Cache(caching.NullCache):
@@ -274,7 +279,7 @@ class _Cache(caching.NullCache):
 
     def __init__(self, dispatcher: Any) -> None:
         function = dispatcher.py_func
-        self.name = f"{function.__module__.removeprefix('numbaconv.kernels.')}.{function.__qualname__}"
+        self.name = f"{function.__module__}.{function.__qualname__}".removeprefix("numbaconv.kernels.")
         self.options = repr(sorted(dispatcher.targetoptions.items()))
         digest = hashlib.sha256()
         _add(digest, function.__code__)

@@ -53,7 +53,4 @@ def _renamed(function: Any, suffix: str) -> FunctionType:
 
 
 def _compiled(function: Callable[..., Any], parallel: bool = False) -> Any:
-    dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
-    if dispatcher is not function:  # NUMBA_DISABLE_JIT leaves the function as it is
-        cache.keep(dispatcher)
-    return dispatcher
+    return cache.keep(numba.njit(parallel=parallel, **_OPTIONS)(function))

@@ -575,6 +575,12 @@ def test_fill_says_where_it_cannot_write(tmp_path: Path, capsys: Any, monkeypatc
     assert "can't be written" in capsys.readouterr().out
 
 
+def test_nothing_is_filled_where_nothing_is_compiled(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert main(["cache", "fill"]) == 2
+    assert "NUMBA_DISABLE_JIT is set" in capsys.readouterr().err
+
+
 TRAIN = """
 from numbaconv.cli import main
 main(["train", "--epochs", "1", "--output", *sys.argv[1:]])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numba
 import numpy as np
 
 import numbaconv
@@ -45,6 +46,8 @@ def show(options: Namespace) -> int:
 
 def fill(options: Namespace) -> int:
     """Compile what a program may come to need, or see that it is there."""
+    if numba.config.DISABLE_JIT:
+        raise UsageError("nothing is compiled where NUMBA_DISABLE_JIT is set")
     if cache.folder() is None:
         raise UsageError(f"nothing can be kept: {_folders()}")
     start, compiled, loaded = time.perf_counter(), 0, 0

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from numbaconv import cache
 from numbaconv.geometry import Conv2dGeometry
 
 
@@ -117,7 +118,8 @@ class Loops:
         return np.pad(input, ((0, 0), (0, 0), (g.PT, g.PB), (g.PL, g.PR)))
 
 
-_plain: Any = numba.njit(parallel=True, fastmath=True, cache=True)
+def _plain(function: Any) -> Any:
+    return cache.keep(numba.njit(parallel=True, fastmath=True)(function))
 
 
 @_plain
