@@ -13,8 +13,9 @@ def set_algorithm(algorithm: Choice) -> None:
     """Say what ``algorithm="auto"`` means from now on, in the whole process.
 
     Winograd's algorithm is faster than a direct sum. Its rounding errors are about twice as large, and where an input
-    is infinite or NaN, it makes NaN of more outputs than those that depend on it: of whole tiles of 4 x 4 pixels. A
-    program that can't have that switches it off with ``set_algorithm("direct")``.
+    (or for an input gradient, the output's) is infinite or NaN, it makes NaN of more results than those that depend on
+    it: of whole tiles of 4 x 4 pixels. Weights are looked at, and if one is not finite this algorithm is not used; but
+    images are too large for that. A program that can't have it switches it off with ``set_algorithm("direct")``.
 
     Parameters
     ----------

@@ -108,6 +108,6 @@ def _overlaps_itself(array: np.ndarray) -> bool:
 
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """``values`` as ``dtype``; beyond its range they become infinite, without a warning."""
-    with np.errstate(over="ignore"):
+    """``values`` as ``dtype``; beyond its range they become infinite or 0, whatever NumPy is told to do about that."""
+    with np.errstate(all="ignore"):
         return values.astype(dtype, copy=False)

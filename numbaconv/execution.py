@@ -9,8 +9,9 @@ import numpy as np
 from numbaconv.arrays import compute_dtype, result_dtype, rounded
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels import sums
+from numbaconv.kernels.plain import all_finite
 from numbaconv.memory import flat, flat_bias, flat_image, flat_view, scratch
-from numbaconv.plan import Forms, Plan, weight_gradient_plan
+from numbaconv.plan import FORMS, Forms, Plan, weight_gradient_plan
 from numbaconv.threads import launch, launch_light, threads_for
 
 
@@ -34,11 +35,12 @@ def correlate(
         target = np.empty(out.shape, dtype)
         found = target.reshape(-1), geometry.layout
     y, y_layout = found
-    plan = make_plan(geometry, dtype, x_layout, y_layout, forms)
+    w, b = flat(weight, dtype), flat_bias(bias, dtype)
+    plan = make_plan(geometry, dtype, x_layout, y_layout, forms if all_finite.serial(w) else _careful(forms))
     if plan.fill:
         channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
-        target[...] = 0 if bias is None else bias.reshape(channels)
-    _run(plan, (x, flat(weight, dtype), flat_bias(bias, dtype), y), threads)
+        target[...] = 0 if bias is None else b.reshape(channels)
+    _run(plan, (x, w, b, y), threads)
     return _returned(out, target)
 
 
@@ -58,10 +60,13 @@ def weight_gradient(
     target = out if out.dtype == dtype and out.flags.carray else np.empty(out.shape, dtype)
     x, x_layout = flat_image(input, dtype, geometry.layout)
     z, z_layout = flat_image(grad_output, dtype, geometry.layout)
+    w = target.reshape(-1)
     plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, forms)
     if plan.fill:
-        target[...] = 0
-    _run(plan, (x, z, target.reshape(-1)), threads)
+        w[:] = 0
+    _run(plan, (x, z, w), threads)
+    if not all_finite.serial(w):
+        _run(weight_gradient_plan(geometry, dtype, x_layout, z_layout, _careful(forms)), (x, z, w), threads)
     return _returned(out, target)
 
 
@@ -76,6 +81,14 @@ def bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndarr
         parts = -(-geometry.N * pixels // sums.STRETCH)
         launch_light(sums.sum_pixels, parts, z.size, z, result, np.empty(parts * C, dtype), C)
     return rounded(result, result_dtype(grad_output))
+
+
+def _careful(forms: Forms) -> Forms:
+    """Instead of ``forms``, those that multiply by nothing that does not exist, for numbers that are not finite.
+
+    Who asks for Winograd's algorithm gets it: its transforms spread such numbers over a tile in any case.
+    """
+    return forms if forms == FORMS["winograd"] else FORMS["plain"]
 
 
 def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> None:

@@ -75,7 +75,7 @@ def conv2d(
         The order of the dimensions of all arrays.
     algorithm : "auto", "direct" or "winograd"
         Which kernel to use. "winograd" serves 3 x 3 kernels with stride 1 and dilation 1; "auto" takes what is fastest,
-        unless :func:`numbaconv.set_algorithm` says otherwise.
+        unless :func:`numbaconv.set_algorithm` says otherwise. See the notes for infinity and NaN.
     out : ndarray, optional
         Array to write the output to, of its shape and dtype, that shares no memory with the other arguments.
 
@@ -96,6 +96,13 @@ def conv2d(
     See Also
     --------
     numbaconv.reference.conv2d : the same in pure Python, with the formula.
+
+    Notes
+    -----
+    Infinity and NaN go where the formula sends them, for padding is left out and not multiplied by; where a weight is
+    not finite that takes much longer. In Winograd's algorithm they spread: "winograd" makes NaN of whole tiles of 4 x 4
+    output pixels, and so does "auto" where it chooses that algorithm and the input is not finite, which would take too
+    long to look for. Weights, and gradients of weights, are looked at: there "auto" is right, as "direct" always is.
 
     Examples
     --------
@@ -359,7 +366,7 @@ def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
         image = float_array(np.zeros((1, 1, 3, 3), dtype), "an array of dtypes")
         geometry = Conv2dGeometry.forward(image.shape, image.shape)
         out = np.empty((1, 1, 1, 1), image.dtype)
-        for form, threads in product(FORMS["auto"], (1, 2)):
+        for form, threads in product(FORMS["auto"] + FORMS["plain"], (1, 2)):
             correlate(forward_plan, (form,), geometry, image, image, None, out, threads)
             weight_gradient((form,), geometry, image, out, image.copy(), threads)
     return perf_counter() - start

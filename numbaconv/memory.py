@@ -26,7 +26,8 @@ def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if array.flags.carray and array.dtype == dtype:
         return array.reshape(-1)
     if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
-        return np.array(array, dtype, order="C").reshape(-1)
+        with np.errstate(all="ignore"):  # numbers of all kinds are taken; NumPy complains about signalling NaN
+            return np.array(array, dtype, order="C").reshape(-1)
     return _writable(array).reshape(-1)
 
 

@@ -433,19 +433,21 @@ def _nchw(array: np.ndarray, layout: Layout) -> np.ndarray:
 
 def _elements(array: np.ndarray, layout: Layout) -> memoryview:
     """The elements of ``array`` in NCHW as Python floats, which add and multiply faster than NumPy's scalars do."""
-    return _nchw(array, layout).astype(np.float64).data
+    with np.errstate(all="ignore"):  # NumPy complains about signalling NaN
+        return _nchw(array, layout).astype(np.float64).data
 
 
 def _sums(out: np.ndarray, layout: Layout, bias: np.ndarray | None = None) -> np.ndarray:
     """What the result ``out`` is summed up in: float64, NCHW, starting at the bias or at 0."""
     sums = np.zeros(_nchw(out, layout).shape)
     if bias is not None:
-        sums += bias.astype(np.float64)[:, np.newaxis, np.newaxis]
+        with np.errstate(all="ignore"):
+            sums += bias.astype(np.float64)[:, np.newaxis, np.newaxis]
     return sums
 
 
 def _rounded(sums: np.ndarray, out: np.ndarray, layout: Layout) -> np.ndarray:
     """``out``, filled with the sums: the one place where anything is rounded."""
-    with np.errstate(over="ignore"):  # a value beyond the dtype's range is inf, as in any float arithmetic
+    with np.errstate(all="ignore"):  # a value beyond the dtype's range is inf or 0, as in any float arithmetic
         _nchw(out, layout)[...] = sums
     return out

@@ -25,7 +25,7 @@ import numbaconv
 from numbaconv import plan as planning
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.plan import channels, common, depthwise, planes, winograd
+from numbaconv.plan import channels, common, depthwise, plain, planes, winograd
 from numbaconv.plan.axes import Correlation
 
 T = TypeVar("T")
@@ -73,9 +73,11 @@ FORMS: dict[str, planning.Forms] = {
     "cheapest": planning.FORMS["direct"],
 }
 WINOGRAD = ("winograd by blocks", "winograd by tiles")
+#: That of numbers that are not finite, which is not chosen for its cost, and has no scratch memory.
+PLAIN: dict[str, planning.Forms] = {"plain": (plain,)}
 #: The forms that compute any convolution, and those that make no rounding errors with whole numbers.
-GENERAL = ("channels", "planes", "cheapest")
-EXACT = tuple(form for form in FORMS if form not in WINOGRAD)
+GENERAL = ("channels", "planes", "plain", "cheapest")
+EXACT = tuple(form for form in FORMS | PLAIN if form not in WINOGRAD)
 #: Winograd's rounding errors, of the largest sum of absolute products.
 BOUND = {np.dtype(np.float16): 1e-3, np.dtype(np.float32): 4e-6, np.dtype(np.float64): 1e-14}
 
@@ -437,9 +439,9 @@ def everything_in_parallel() -> Iterator[None]:
 
 @contextmanager
 def only(form: str) -> Iterator[None]:
-    """Every pass is planned in this form, one of ``FORMS``, whatever it costs."""
-    before = dict(planning.FORMS)
-    planning.FORMS.update(auto=FORMS[form], direct=FORMS[form])
+    """Every pass is planned in this form, one of ``FORMS`` or the plain one, whatever it costs."""
+    before, forms = dict(planning.FORMS), (FORMS | PLAIN)[form]
+    planning.FORMS.update(auto=forms, direct=forms)
     try:
         yield
     finally:

@@ -307,14 +307,7 @@ def test_not_a_number_reaches_only_what_reads_it() -> None:
     assert np.isfinite(np.delete(dw, 2, axis=0)).all()
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        "channels",
-        # Rows of the gradient are as long as those of the image there: its zeros meet pixels that a tap does not.
-        pytest.param("planes", marks=pytest.mark.xfail(strict=True, reason="0 * nan in the padded gradient")),
-    ],
-)
+@each_general
 @pytest.mark.usefixtures("forced")
 def test_not_a_number_in_the_input_reaches_only_weights_that_met_it() -> None:
     case = one_case((1, 3, 6, 17), (5, 3, 3, 3))

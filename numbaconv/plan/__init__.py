@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry, Layout
-from numbaconv.plan import channels, depthwise, planes, winograd
+from numbaconv.plan import channels, depthwise, plain, planes, winograd
 from numbaconv.plan.axes import Correlation, Side, backward_axes, forward_axis
 from numbaconv.plan.common import Plan
 
@@ -26,11 +26,12 @@ __all__ = ["FORMS", "Forms", "Plan", "forward_plan", "input_gradient_plan", "wei
 
 Forms: TypeAlias = tuple[ModuleType, ...]
 
-#: The forms that an algorithm may choose from; the first of equals is taken.
+#: The forms that an algorithm may choose from; the first of equals is taken. No caller can ask for the plain one.
 FORMS: dict[str, Forms] = {
     "auto": (channels, planes, depthwise, winograd),
     "direct": (channels, planes, depthwise),
     "winograd": (winograd,),
+    "plain": (plain,),
 }
 
 
