@@ -30,6 +30,7 @@ LAYOUTS = ("NCHW", "NHWC")
 ALGORITHMS = ("auto", "direct", "winograd")
 #: The largest stride, padding or dilation that is taken: offsets made of them must fit into 64 bits.
 LARGEST_PARAMETER = 2**31 - 1
+_PADDINGS = 'an int, (PH, PW), ((top, bottom), (left, right)), "valid" or "same"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +300,13 @@ def pads(padding: Any, image: Pair, kernel: Pair, stride: Pair, dilation: Pair) 
             return _same(image[0], kernel[0], stride[0], dilation[0]), _same(
                 image[1], kernel[1], stride[1], dilation[1]
             )
-        raise ValueError(
-            f'padding={padding!r} is unknown: give an int, (PH, PW), ((top, bottom), (left, right)), "valid" or "same"'
-        )
+        raise ValueError(f"padding={padding!r} is unknown: give {_PADDINGS}")
     if isinstance(padding, int | np.integer):
         one = integer(padding, "padding", 0)
         return (one, one), (one, one)
-    rows, columns = _two(padding, "padding", 'an int, (PH, PW), ((top, bottom), (left, right)), "valid" or "same"')
+    rows, columns = _two(padding, "padding", _PADDINGS)
+    if _is_sequence(rows) != _is_sequence(columns):
+        raise TypeError(f"padding must be {_PADDINGS}, got {padding!r}")
     return pair(rows, "padding", 0), pair(columns, "padding", 0)
 
 

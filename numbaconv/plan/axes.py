@@ -80,8 +80,8 @@ class Correlation(NamedTuple):
 
 def forward_axis(image: int, kernel: int, stride: int, before: int, dilation: int, output: int) -> Axis:
     """One axis of a forward pass; taps that meet nothing but padding are left out."""
-    taps = [(k, k * dilation - before) for k in range(kernel)]
-    return Axis(0, output, _live(taps, stride, output, image))
+    taps = [(k, k * dilation - before) for k in _live(image, kernel, stride, before, dilation, output)]
+    return Axis(0, output, tuple(taps))
 
 
 def backward_axes(image: int, kernel: int, stride: int, before: int, dilation: int, output: int) -> list[Axis]:
@@ -91,20 +91,26 @@ def backward_axes(image: int, kernel: int, stride: int, before: int, dilation: i
     number, so only the taps of the right remainder belong to a phase. A phase that no tap reaches is left out.
     """
     taps_of: dict[int, list[tuple[int, int]]] = {}
-    for k in reversed(range(kernel)):
+    for k in reversed(_live(image, kernel, stride, before, dilation, output)):
         first = (k * dilation - before) % stride
         taps_of.setdefault(first, []).append((k, (first + before - k * dilation) // stride))
     phases = []
     for first, taps in sorted(taps_of.items()):
         pixels = -(-(image - first) // stride)
-        live = _live(taps, 1, pixels, output)
+        live = tuple((k, offset) for k, offset in taps if offset < output and offset + pixels > 0)
         if pixels > 0 and live:
             phases.append(Axis(first, pixels, live))
     return phases
 
 
-def _live(taps: list[tuple[int, int]], step: int, count: int, source: int) -> tuple[tuple[int, int], ...]:
-    return tuple((k, offset) for k, offset in taps if offset < source and offset + (count - 1) * step >= 0)
+def _live(image: int, kernel: int, stride: int, before: int, dilation: int, output: int) -> range:
+    """The taps between the first and the last that meet a pixel of the image.
+
+    Of a kernel that is far larger than the image these are few, and the others are never looked at.
+    """
+    first = -(((output - 1) * stride - before) // dilation)  # the first that the last output finds not before the image
+    last = (image - 1 + before) // dilation  # the last that the first output finds not behind it
+    return range(max(0, first), min(kernel, last + 1))
 
 
 def reach(phases: tuple[Axis, ...]) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from numbaconv.kernels.records import filled
 SLAB_BYTES = 256 * 1024
 #: Bytes that all partial sums of a weight gradient may take together.
 PARTS_BYTES = 1024 * 1024
+#: Times that a source row may be packed, about, because bands are so low that each reaches over many rows.
+FARTHEST = 4
 #: Independent pieces of work that a call is cut into where it is large enough: some for each of many threads.
 TASKS = 32
 #: Operations below which a call is over before a second thread has woken up.
@@ -64,8 +66,11 @@ def plan(kernel: Kernel, record: np.dtype, values: dict[str, int], tables: Any, 
 
 
 def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int) -> int:
-    """Rows of a band: as many as fit into the cache, but few enough that there is work for many threads."""
-    fit = (SLAB_BYTES // max(1, row_bytes) - span) // step + 1
+    """Rows of a band: as many as fit into the cache, but few enough that there is work for many threads.
+
+    Where a pixel reaches over very many rows, more than fit: each band packs all of those again.
+    """
+    fit = max((SLAB_BYTES // max(1, row_bytes) - span) // step + 1, span // (FARTHEST * step))
     bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
     most = max(1, min(rows, fit, max(-(-rows // bands), 2)))
     return -(-max(1, rows) // max(1, -(-rows // most)))  # as many bands, of equal height
