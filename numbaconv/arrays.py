@@ -5,12 +5,16 @@ Shared by the fast functions and by the reference, so that both take and refuse 
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import Any
 
 import numpy as np
 
 from numbaconv.geometry import Shape, check_bytes
 
+#: Requests for more bytes than this are held against what there is: asking takes 30 microseconds.
+LARGE = 1 << 28
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 _FLOATS = set(FLOATS)
 
@@ -64,13 +68,11 @@ def output_array(out: Any, shape: Shape, dtype: np.dtype, *inputs: np.ndarray | 
     ValueError
         Its shape or dtype is wrong, it is read-only or overlaps itself, or it shares memory with one of ``inputs``; or
         a new array of this shape could not be addressed.
+    MemoryError
+        There is not enough memory for a new array.
     """
     if out is None:
-        try:
-            return np.empty(shape, dtype)
-        except ValueError:
-            check_bytes("the result", shape, dtype.itemsize)
-            raise
+        return empty(shape, dtype, "the result")
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
     if isinstance(out, np.ma.MaskedArray):
@@ -85,6 +87,34 @@ def output_array(out: Any, shape: Shape, dtype: np.dtype, *inputs: np.ndarray | 
         if array is not None and _overlap(out, array):
             raise ValueError("out shares memory with an input: the result would overwrite what is still to be read")
     return out
+
+
+def empty(shape: Shape, dtype: np.dtype, what: str) -> np.ndarray:
+    """A new array with anything in it; a MemoryError with its size where memory does not suffice.
+
+    An operating system may give out more memory than it has, and end a process that then uses it: so it is asked.
+    """
+    try:
+        array = np.empty(shape, dtype)
+        if array.nbytes <= LARGE or array.nbytes <= available_bytes():
+            return array
+    except ValueError:
+        check_bytes(what, shape, dtype.itemsize)
+        raise
+    except MemoryError:
+        pass
+    size = dtype.itemsize * math.prod(shape)
+    raise MemoryError(f"{what} of shape {shape} and dtype {dtype} would take {size:,} bytes, more than there are left")
+
+
+def available_bytes() -> int:
+    """How much memory can still be had, as far as the operating system says so."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in file)}
+        return 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
+    except (OSError, ValueError, KeyError, IndexError):  # another system than Linux, or a file of another form
+        return sys.maxsize
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:

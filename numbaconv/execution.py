@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from numbaconv.arrays import compute_dtype, result_dtype, rounded
+from numbaconv.arrays import compute_dtype, empty, result_dtype, rounded
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels import sums
 from numbaconv.kernels.plain import all_finite
@@ -32,15 +32,16 @@ def correlate(
     x, x_layout = flat_image(source, dtype, geometry.layout)
     found = flat_view(out, dtype, geometry.layout)
     if found is None:  # a kernel cannot write to it
-        target = np.empty(out.shape, dtype)
+        target = empty(out.shape, dtype, "the result, contiguous,")
         found = target.reshape(-1), geometry.layout
     y, y_layout = found
     w, b = flat(weight, dtype), flat_bias(bias, dtype)
     plan = make_plan(geometry, dtype, x_layout, y_layout, forms if all_finite.serial(w) else _careful(forms))
+    threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
     if plan.fill:
         channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
         target[...] = 0 if bias is None else b.reshape(channels)
-    _run(plan, (x, w, b, y), threads)
+    _run(plan, (x, w, b, y), memory, threads)
     return _returned(out, target)
 
 
@@ -57,16 +58,19 @@ def weight_gradient(
         out[...] = 0
         return out
     dtype = compute_dtype(out.dtype)
-    target = out if out.dtype == dtype and out.flags.carray else np.empty(out.shape, dtype)
+    dense = out.dtype == dtype and out.flags.carray
+    target = out if dense else empty(out.shape, dtype, "the result, contiguous,")
     x, x_layout = flat_image(input, dtype, geometry.layout)
     z, z_layout = flat_image(grad_output, dtype, geometry.layout)
     w = target.reshape(-1)
-    plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, forms)
-    if plan.fill:
-        w[:] = 0
-    _run(plan, (x, z, w), threads)
-    if not all_finite.serial(w):
-        _run(weight_gradient_plan(geometry, dtype, x_layout, z_layout, _careful(forms)), (x, z, w), threads)
+    for chosen in (forms, _careful(forms)):
+        plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, chosen)
+        workers, memory = _memory(plan, dtype, threads)
+        if plan.fill:
+            w[:] = 0
+        _run(plan, (x, z, w), memory, workers)
+        if all_finite.serial(w):
+            break
     return _returned(out, target)
 
 
@@ -91,13 +95,16 @@ def _careful(forms: Forms) -> Forms:
     return forms if forms == FORMS["winograd"] else FORMS["plain"]
 
 
-def _run(plan: Plan, arrays: tuple[np.ndarray, ...], threads: int | None) -> None:
-    """Run the kernel of ``plan``, unless there is nothing to do."""
-    if plan.threads == 0:
-        return
+def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.ndarray]:
+    """On how many threads to run a plan, 0 if there is nothing to do, and the scratch memory for that."""
     threads = threads or threads_for(plan.threads)
-    memory = scratch(arrays[0].dtype, plan.shared + threads * plan.own)
-    launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, threads)
+    return threads, scratch(dtype, plan.shared + threads * plan.own)
+
+
+def _run(plan: Plan, arrays: tuple[np.ndarray, ...], memory: np.ndarray, threads: int) -> None:
+    """Run the kernel of ``plan``, unless there is nothing to do."""
+    if plan.threads > 0:
+        launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, threads)
 
 
 def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:

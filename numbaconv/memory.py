@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.arrays import empty
 from numbaconv.geometry import Layout
 
 #: Scratch memory of up to this many bytes is kept for the next call of the same Python thread.
@@ -26,8 +27,10 @@ def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if array.flags.carray and array.dtype == dtype:
         return array.reshape(-1)
     if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
+        copy = empty(array.shape, dtype, "a contiguous copy of an argument")
         with np.errstate(all="ignore"):  # numbers of all kinds are taken; NumPy complains about signalling NaN
-            return np.array(array, dtype, order="C").reshape(-1)
+            copy[...] = array
+        return copy.reshape(-1)
     return _writable(array).reshape(-1)
 
 
@@ -74,7 +77,7 @@ def scratch(dtype: np.dtype, size: int) -> np.ndarray:
     arrays: dict[str, np.ndarray] = _kept.__dict__
     array = arrays.get(dtype.char)
     if array is None or array.size < size:
-        memory = np.empty(size * dtype.itemsize + CACHE_LINE, np.uint8)
+        memory = empty((size * dtype.itemsize + CACHE_LINE,), np.dtype(np.uint8), "scratch memory")
         first = -memory.ctypes.data % CACHE_LINE
         array = memory[first : first + size * dtype.itemsize].view(dtype)
         if memory.nbytes <= KEPT_BYTES:
