@@ -36,7 +36,7 @@ def correlate(
         found = target.reshape(-1), geometry.layout
     y, y_layout = found
     w, b = flat(weight, dtype), flat_bias(bias, dtype)
-    plan = make_plan(geometry, dtype, x_layout, y_layout, forms if all_finite.serial(w) else _careful(forms))
+    plan = make_plan(geometry, dtype, x_layout, y_layout, forms if all_finite(w) else _careful(forms))
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
     if plan.fill:
         channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
@@ -69,7 +69,7 @@ def weight_gradient(
         if plan.fill:
             w[:] = 0
         _run(plan, (x, z, w), memory, workers)
-        if all_finite.serial(w):
+        if all_finite(w):
             break
     return _returned(out, target)
 
@@ -104,7 +104,7 @@ def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.n
 def _run(plan: Plan, arrays: tuple[np.ndarray, ...], memory: np.ndarray, threads: int) -> None:
     """Run the kernel of ``plan``, unless there is nothing to do."""
     if plan.threads > 0:
-        launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, threads)
+        launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables)
 
 
 def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:

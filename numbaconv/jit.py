@@ -1,12 +1,20 @@
-"""How the kernels are compiled: one function, compiled twice, and kept by :mod:`numbaconv.cache`."""
+"""How kernels are compiled: once, for one thread or for many, and kept by :mod:`numbaconv.cache`.
+
+A kernel computes one thread's share of the work. Serially it is called like any compiled function. In parallel a loop
+of Numba's, which is compiled once for all kernels, calls the machine code through its address, on every thread.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from numbaconv import cache
 
@@ -15,21 +23,65 @@ from numbaconv import cache
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
 
 
-class Kernel:
-    """A kernel in its two forms, compiled from the same source when first called.
+#: The stage of a kernel that is not cut into stages.
+ALL = -1
 
-    ``serial`` runs in the calling thread; in ``parallel`` every ``prange`` is spread over Numba's threads. What they
-    compute is the same to the bit, because a kernel's work is cut in the same way for both.
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Decorator for a function that is called from Python, and runs in the calling thread."""
+    return cache.keep(numba.njit(**_OPTIONS)(function))
+
+
+class Kernel:
+    """Decorator for a kernel, which fills arrays.
+
+    Its last three parameters are ``stage``, ``thread`` and ``threads``: which share of the work to do. Where threads
+    need what others have made, that is a new stage: all threads go through a stage before the next begins. A single
+    thread goes through :data:`ALL` at once.
+
+    Parameters
+    ----------
+    stages : int
+        How many stages the kernel has.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], stages: int = 1) -> None:
         self.__doc__ = function.__doc__
         self.name = function.__name__
-        self.serial = _compiled(function)
-        self.parallel = _compiled(_renamed(function, "_parallel"), parallel=True)
+        self.stages = stages
+        self._share = compiled(function)
+        self._addresses: dict[tuple[Any, ...], int] = {}
 
     def __repr__(self) -> str:
         return f"<Kernel {self.name}>"
+
+    def serial(self, threads: int, *arguments: Any) -> None:
+        """Do all shares in the calling thread."""
+        if threads == 1:
+            self._share(*arguments, ALL, 0, 1)
+            return
+        for stage in range(self.stages):
+            for thread in range(threads):
+                self._share(*arguments, stage, thread, threads)
+
+    def parallel(self, threads: int, *arguments: Any) -> None:
+        """Do the shares in Numba's threads. The result has the same bits."""
+        _share_out(self._address(arguments), self.stages, threads, *arguments)
+
+    def _address(self, arguments: tuple[Any, ...]) -> int:
+        """Where the machine code for such arguments is."""
+        key = tuple([value.dtype if isinstance(value, np.ndarray) else type(value) for value in arguments])
+        if key not in self._addresses:
+            signature = (*map(numba.typeof, arguments), types.intp, types.intp, types.intp)
+            self._share.compile(signature)
+            code = self._share.overloads[signature]
+            self._addresses[key] = code.library.get_pointer_to_function(code.fndesc.llvm_func_name)
+        return self._addresses[key]
+
+
+def kernel(stages: int) -> Callable[[Callable[..., Any]], Kernel]:
+    """:class:`Kernel` for one of several stages."""
+    return lambda function: Kernel(function, stages)
 
 
 #: Decorator for what kernels are made of: always inlined, so that vectors stay in registers.
@@ -44,13 +96,69 @@ def routine(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(_nrt=False, **_OPTIONS)(function)
 
 
-def _renamed(function: Any, suffix: str) -> FunctionType:
-    """The same function under another name, so that both forms have cache files of their own."""
-    twin = FunctionType(function.__code__, function.__globals__, function.__name__ + suffix, function.__defaults__)
-    twin.__qualname__ = function.__qualname__ + suffix
-    twin.__module__ = function.__module__
-    return twin
+@device
+def share(count, thread, threads):  # type: ignore[no-untyped-def]
+    """One thread's share of so many independent pieces of work, a range."""
+    return range(thread * count // threads, (thread + 1) * count // threads)
 
 
-def _compiled(function: Callable[..., Any], parallel: bool = False) -> Any:
-    return cache.keep(numba.njit(parallel=parallel, **_OPTIONS)(function))
+_INTEGER = ir.IntType(64)
+_SHARE = ir.FunctionType(ir.VoidType(), [_INTEGER] * 4)
+
+
+@intrinsic
+def _call(typing_context: Any, share: Any, call: Any, stage: Any, thread: Any, threads: Any) -> Any:
+    """Call the function at the address ``share``."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.call(builder.inttoptr(values[0], _SHARE.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.none(*[types.intp] * 5), code
+
+
+@intrinsic
+def _prepared(typing_context: Any, address: Any, arguments: Any) -> Any:
+    """What :func:`_call` needs to call a kernel: the addresses of a function of few integers, and of a note for it.
+
+    The note, on the stack, holds the kernel's address and arguments, for Numba's loop cannot hand them on.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        note = ir.LiteralStructType([value.type for value in values])
+        function = ir.Function(builder.module, _SHARE, builder.module.get_unique_name("share"))
+        function.linkage = "internal"
+        inner = ir.IRBuilder(function.append_basic_block())
+        start, *place = function.args
+        found = inner.load(inner.inttoptr(start, note.as_pointer()))
+        kernel_address, packed = inner.extract_value(found, 0), inner.extract_value(found, 1)
+        kinds = [*signature.args[1], *[types.intp] * 3]
+        kernel_type = context.call_conv.get_function_type(types.none, kinds)
+        kernel = inner.inttoptr(kernel_address, kernel_type.as_pointer())
+        unpacked = [inner.extract_value(packed, k) for k in range(len(kinds) - 3)]
+        context.call_conv.call_function(inner, kernel, types.none, kinds, [*unpacked, *place])
+        inner.ret_void()
+        memory = cgutils.alloca_once(builder, note)
+        for k, value in enumerate(values):
+            builder.store(value, cgutils.gep_inbounds(builder, memory, 0, k))
+        addresses = [builder.ptrtoint(pointer, _INTEGER) for pointer in (function, memory)]
+        return context.make_tuple(builder, signature.return_type, addresses)
+
+    return types.UniTuple(types.intp, 2)(types.intp, arguments), code
+
+
+def _run(share, call, stages, threads):  # type: ignore[no-untyped-def]
+    """Call a share of every thread and stage: the only parallel loop there is."""
+    for stage in range(stages):
+        for thread in prange(threads):
+            _call(share, call, stage, thread, threads)
+
+
+_run = cache.keep(numba.njit(parallel=True, **_OPTIONS)(_run))
+
+
+@compiled
+def _share_out(address, stages, threads, *arguments):  # type: ignore[no-untyped-def]
+    """Run the kernel at an address in Numba's threads."""
+    share, call = _prepared(address, arguments)
+    _run(share, call, stages, threads)

@@ -84,24 +84,20 @@ def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
     """
     global _launched
     if threads == 1 or numba.config.DISABLE_JIT:  # as plain Python, there is but one thread, and no layer to ask
-        kernel.serial(*arguments)
+        kernel.serial(threads, *arguments)
     elif _launched and numba.threading_layer() != "workqueue":
-        kernel.parallel(*arguments)
+        kernel.parallel(threads, *arguments)
     elif isinstance(threading.current_thread(), threading._DummyThread):  # Python did not start it
-        kernel.serial(*arguments)
+        kernel.serial(threads, *arguments)
     else:
         with _gate:
-            kernel.parallel(*arguments)
+            kernel.parallel(threads, *arguments)
             _launched = True
 
 
 def launch_light(kernel: Kernel, tasks: int, elements: int, *arguments: Any) -> None:
-    """Run a kernel that does little with each of so many elements: few of them are not worth a second thread.
-
-    The kernel's last argument is the number of threads that share the work.
-    """
-    workers = threads_for(tasks) if elements >= ELEMENTS_WORTH_A_THREAD else 1
-    launch(kernel, workers, *arguments, workers)
+    """Run a kernel that does little with each of so many elements: few of them are not worth a second thread."""
+    launch(kernel, threads_for(tasks) if elements >= ELEMENTS_WORTH_A_THREAD else 1, *arguments)
 
 
 def _after_fork() -> None:

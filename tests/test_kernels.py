@@ -238,7 +238,7 @@ def test_parameters_that_reach_far_cost_no_memory(
             raise MemoryError(f"{size} elements of scratch memory")
         return np.full(size, np.nan, dtype)
 
-    monkeypatch.setattr("numbaconv.functional.scratch", few)
+    monkeypatch.setattr("numbaconv.execution.scratch", few)
     assert_as_reference(one_case((2, 3, 5, 5), (3, 3 // groups, 3, 3), groups=groups, **parameters), form)
     assert asked
 
@@ -350,7 +350,7 @@ def test_scratch_memory_of_exactly_the_size_asked_for_and_full_of_nan(
         asked.append(size)
         return np.full(size, np.nan, dtype)
 
-    monkeypatch.setattr("numbaconv.functional.scratch", exactly)
+    monkeypatch.setattr("numbaconv.execution.scratch", exactly)
     for case in random_cases(12, 20 if INTERPRETED else 150, FEW, form=form):
         assert_as_expected(case, form)
     assert asked

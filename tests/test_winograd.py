@@ -92,7 +92,7 @@ def exactly(dtype: np.dtype, size: int) -> np.ndarray:
 
 
 def test_all_passes_agree_in_both_orders_of_work_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numbaconv.functional.scratch", exactly)
+    monkeypatch.setattr("numbaconv.execution.scratch", exactly)
     monkeypatch.setattr("numbaconv.plan.common.SERIAL_FLOPS", 0)
     assert memory.scratch is not exactly
     rng = np.random.default_rng(1)
@@ -134,7 +134,7 @@ def test_more_tiles_than_are_transformed_together(groups: int, form: str) -> Non
 
 @pytest.mark.parametrize("form", WINOGRAD)
 def test_whole_numbers_in_any_memory_order(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numbaconv.functional.scratch", exactly)
+    monkeypatch.setattr("numbaconv.execution.scratch", exactly)
     rng = np.random.default_rng(2)
     with only(form), everything_in_parallel():
         for case in random_cases(13, 8 if INTERPRETED else 120, 5_000 if INTERPRETED else 300_000, form=form):

@@ -19,9 +19,7 @@ convolution's output and input.
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
@@ -70,8 +68,8 @@ CORRELATION = record(
 )
 
 
-@Kernel
-def correlate(x, w, bias, y, scratch, numbers, taps, runs, phases, tiles, threads):
+@kernel(stages=2)
+def correlate(x, w, bias, y, scratch, numbers, taps, runs, phases, tiles, stage, thread, threads):
     """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
 
     Parameters
@@ -88,17 +86,18 @@ def correlate(x, w, bias, y, scratch, numbers, taps, runs, phases, tiles, thread
         First pixel, height of the tile, pixels of it that exist.
     """
     plan = numbers.view(CORRELATION)[0]
-    for block in prange(plan.G * plan.blocks):
-        _pack_weights(w, bias, scratch, numbers.view(CORRELATION)[0], taps, block)
-    for thread in prange(threads):
-        _correlate_share(x, y, scratch, numbers.view(CORRELATION)[0], runs, phases, tiles, thread, threads)
+    if stage != 1:
+        for block in share(plan.G * plan.blocks, thread, threads):
+            _pack_weights(w, bias, scratch, plan, taps, block)
+    if stage != 0:
+        _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads)
 
 
 @routine
 def _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
-    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+    for task in share(plan.tasks, thread, threads):
         _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task)
 
 

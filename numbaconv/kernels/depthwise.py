@@ -17,9 +17,7 @@ kernel row share most of their pixels, so those are loaded together, once.
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import write
@@ -73,8 +71,8 @@ DEPTHWISE = record(
 )
 
 
-@Kernel
-def correlate_depthwise(x, w, bias, y, scratch, numbers, runs, phases, tiles, threads):
+@kernel(stages=2)
+def correlate_depthwise(x, w, bias, y, scratch, numbers, runs, phases, tiles, stage, thread, threads):
     """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
 
     Parameters
@@ -90,10 +88,11 @@ def correlate_depthwise(x, w, bias, y, scratch, numbers, runs, phases, tiles, th
         First pixel, height of the tile.
     """
     plan = numbers.view(DEPTHWISE)[0]
-    for group in prange(plan.groups):
-        _pack_weights(w, bias, scratch, numbers.view(DEPTHWISE)[0], group)
-    for thread in prange(threads):
-        _correlate_share(x, y, scratch, numbers.view(DEPTHWISE)[0], runs, phases, tiles, thread, threads)
+    if stage != 1:
+        for group in share(plan.groups, thread, threads):
+            _pack_weights(w, bias, scratch, plan, group)
+    if stage != 0:
+        _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads)
 
 
 @routine
@@ -112,7 +111,7 @@ def _pack_weights(w, bias, scratch, plan, group):
 def _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
-    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+    for task in share(plan.tasks, thread, threads):
         n, group = task // (plan.groups * plan.bands), task // plan.bands % plan.groups
         first = task % plan.bands * plan.band
         rows = min(plan.band, plan.rows - first)

@@ -5,7 +5,7 @@ has one channel, a row is some pixels of it, and inner is 1. Where channels are 
 image, inner is the number of channels, and C and R are 1. So one loop serves both: element ``i`` of a row belongs to
 channel ``c + i % inner``, and what is known of a channel is laid out along a row before the sweep begins.
 
-A task is a channel C of one of ``parts`` parts of N, whatever the number of workers, so that sums have a fixed order.
+A task is a channel C of one of ``parts`` parts of N, whatever the number of threads, so that sums have a fixed order.
 They are taken row upon row, in the dtype of the images: neighbouring elements add up side by side, where a single
 running sum would make each addition wait for the last. Only then are the sums of a row added up, in float64.
 """
@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from numbaconv.jit import Kernel, device
+from numbaconv.jit import Kernel, device, share
 
 #: A row of so many sums is not halved any more.
 _FEW = 32
@@ -78,101 +77,97 @@ def _fold(sums, c, inner, totals):
 
 
 @Kernel
-def moments(x, center, totals, squares, sizes, workers):
+def moments(x, center, totals, squares, sizes, stage, thread, threads):
     """Of every part and channel, the sum of ``x - center`` and of its square."""
     _, C, R, L, inner, parts, _ = sizes
-    for worker in numba.prange(workers):
-        a, sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
-        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
-            first, last, c = _rows(task, sizes)
-            _along(center, c, inner, a)
-            sums[:] = 0
-            more[:] = 0
-            for n in range(first, last):
-                for r in range(R):
-                    source = _row(x, n, c, r, sizes)
-                    for i in range(L):
-                        distance = source[i] - a[i]
-                        sums[i] += distance
-                        more[i] += distance * distance
-            _fold(sums, c, inner, totals[task // C])
-            _fold(more, c, inner, squares[task // C])
+    a, sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    for task in share(parts * C, thread, threads):
+        first, last, c = _rows(task, sizes)
+        _along(center, c, inner, a)
+        sums[:] = 0
+        more[:] = 0
+        for n in range(first, last):
+            for r in range(R):
+                source = _row(x, n, c, r, sizes)
+                for i in range(L):
+                    distance = source[i] - a[i]
+                    sums[i] += distance
+                    more[i] += distance * distance
+        _fold(sums, c, inner, totals[task // C])
+        _fold(more, c, inner, squares[task // C])
 
 
 @Kernel
-def scale_shift(x, center, scale, shift, y, sizes, workers):
+def scale_shift(x, center, scale, shift, y, sizes, stage, thread, threads):
     """``y = (x - center) * scale + shift``, with one center, scale and shift a channel; then its ReLU, if wanted."""
     _, C, R, L, inner, parts, relu = sizes
     zero = x.dtype.type(0)
-    for worker in numba.prange(workers):
-        a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
-        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
-            first, last, c = _rows(task, sizes)
-            _along(center, c, inner, a)
-            _along(scale, c, inner, b)
-            _along(shift, c, inner, t)
-            for n in range(first, last):
-                for r in range(R):
-                    source, to = _row(x, n, c, r, sizes), _row(y, n, c, r, sizes)
-                    for i in range(L):
-                        value = (source[i] - a[i]) * b[i] + t[i]
-                        to[i] = zero if relu and value <= 0 else value
+    a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    for task in share(parts * C, thread, threads):
+        first, last, c = _rows(task, sizes)
+        _along(center, c, inner, a)
+        _along(scale, c, inner, b)
+        _along(shift, c, inner, t)
+        for n in range(first, last):
+            for r in range(R):
+                source, to = _row(x, n, c, r, sizes), _row(y, n, c, r, sizes)
+                for i in range(L):
+                    value = (source[i] - a[i]) * b[i] + t[i]
+                    to[i] = zero if relu and value <= 0 else value
 
 
 @Kernel
-def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, workers):
+def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, stage, thread, threads):
     """Of every part and channel, the sum of grad_y, and of its product with ``x - center``.
 
     Where the ReLU gave 0, which the same formula tells again, there is no gradient.
     """
     _, C, R, L, inner, parts, relu = sizes
     zero = x.dtype.type(0)
-    for worker in numba.prange(workers):
-        a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
-        sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype)
-        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
-            first, last, c = _rows(task, sizes)
-            _along(center, c, inner, a)
-            _along(scale, c, inner, b)
-            _along(shift, c, inner, t)
-            sums[:] = 0
-            more[:] = 0
-            for n in range(first, last):
-                for r in range(R):
-                    source, grad = _row(x, n, c, r, sizes), _row(grad_y, n, c, r, sizes)
-                    for i in range(L):
-                        distance = source[i] - a[i]
-                        through = not relu or distance * b[i] + t[i] > 0
-                        value = grad[i] if through else zero
-                        sums[i] += value
-                        more[i] += value * distance
-            _fold(sums, c, inner, totals[task // C])
-            _fold(more, c, inner, products[task // C])
+    a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype)
+    for task in share(parts * C, thread, threads):
+        first, last, c = _rows(task, sizes)
+        _along(center, c, inner, a)
+        _along(scale, c, inner, b)
+        _along(shift, c, inner, t)
+        sums[:] = 0
+        more[:] = 0
+        for n in range(first, last):
+            for r in range(R):
+                source, grad = _row(x, n, c, r, sizes), _row(grad_y, n, c, r, sizes)
+                for i in range(L):
+                    distance = source[i] - a[i]
+                    through = not relu or distance * b[i] + t[i] > 0
+                    value = grad[i] if through else zero
+                    sums[i] += value
+                    more[i] += value * distance
+        _fold(sums, c, inner, totals[task // C])
+        _fold(more, c, inner, products[task // C])
 
 
 @Kernel
-def normalised_gradient(grad_y, x, center, scale, shift, mean, slope, grad_x, sizes, workers):
+def normalised_gradient(grad_y, x, center, scale, shift, mean, slope, grad_x, sizes, stage, thread, threads):
     """``grad_x = (grad_y - mean - (x - center) * slope) * scale``, with one of each a channel; and through the ReLU."""
     _, C, R, L, inner, parts, relu = sizes
     zero = x.dtype.type(0)
-    for worker in numba.prange(workers):
-        a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
-        m, d = np.empty(L, x.dtype), np.empty(L, x.dtype)
-        for task in range(worker * parts * C // workers, (worker + 1) * parts * C // workers):
-            first, last, c = _rows(task, sizes)
-            _along(center, c, inner, a)
-            _along(scale, c, inner, b)
-            _along(shift, c, inner, t)
-            _along(mean, c, inner, m)
-            _along(slope, c, inner, d)
-            for n in range(first, last):
-                for r in range(R):
-                    source, grad, to = (
-                        _row(x, n, c, r, sizes),
-                        _row(grad_y, n, c, r, sizes),
-                        _row(grad_x, n, c, r, sizes),
-                    )
-                    for i in range(L):
-                        distance = source[i] - a[i]
-                        through = not relu or distance * b[i] + t[i] > 0
-                        to[i] = ((grad[i] if through else zero) - m[i] - distance * d[i]) * b[i]
+    a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    m, d = np.empty(L, x.dtype), np.empty(L, x.dtype)
+    for task in share(parts * C, thread, threads):
+        first, last, c = _rows(task, sizes)
+        _along(center, c, inner, a)
+        _along(scale, c, inner, b)
+        _along(shift, c, inner, t)
+        _along(mean, c, inner, m)
+        _along(slope, c, inner, d)
+        for n in range(first, last):
+            for r in range(R):
+                source, grad, to = (
+                    _row(x, n, c, r, sizes),
+                    _row(grad_y, n, c, r, sizes),
+                    _row(grad_x, n, c, r, sizes),
+                )
+                for i in range(L):
+                    distance = source[i] - a[i]
+                    through = not relu or distance * b[i] + t[i] > 0
+                    to[i] = ((grad[i] if through else zero) - m[i] - distance * d[i]) * b[i]

@@ -14,9 +14,8 @@ would still be added to it is not looked at: where training has diverged, and ev
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
-from numbaconv.jit import Kernel, routine
+from numbaconv.jit import Kernel, compiled, routine, share
 from numbaconv.kernels.records import record
 
 #: The integers that the kernels need, as one record; :mod:`numbaconv.plan.plain` makes it. Its names are those of the
@@ -55,36 +54,33 @@ PLAIN = record(
 
 
 @Kernel
-def forward(x, w, bias, y, scratch, numbers, threads):
+def forward(x, w, bias, y, scratch, numbers, stage, thread, threads):
     """Fill ``y``; all arrays are flat, and ``bias`` may be empty. Threads share the planes of the output."""
-    for thread in prange(threads):
-        plan = numbers.view(PLAIN)[0]
-        planes = plan.N * plan.OC
-        for plane in range(thread * planes // threads, (thread + 1) * planes // threads):
-            _output_plane(x, w, bias, y, plan, plane // plan.OC, plane % plan.OC)
+    plan = numbers.view(PLAIN)[0]
+    planes = plan.N * plan.OC
+    for plane in share(planes, thread, threads):
+        _output_plane(x, w, bias, y, plan, plane // plan.OC, plane % plan.OC)
 
 
 @Kernel
-def input_gradient(y, w, bias, x, scratch, numbers, threads):
+def input_gradient(y, w, bias, x, scratch, numbers, stage, thread, threads):
     """Fill ``x``, the input's gradient, from ``y``, the output's, and a bias of the input's channels."""
-    for thread in prange(threads):
-        plan = numbers.view(PLAIN)[0]
-        planes = plan.N * plan.IC
-        for plane in range(thread * planes // threads, (thread + 1) * planes // threads):
-            _input_plane(y, w, bias, x, plan, plane // plan.IC, plane % plan.IC)
+    plan = numbers.view(PLAIN)[0]
+    planes = plan.N * plan.IC
+    for plane in share(planes, thread, threads):
+        _input_plane(y, w, bias, x, plan, plane // plan.IC, plane % plan.IC)
 
 
 @Kernel
-def weight_gradient(x, y, w, scratch, numbers, threads):
+def weight_gradient(x, y, w, scratch, numbers, stage, thread, threads):
     """Fill ``w``, the weight's gradient, from the input ``x`` and ``y``, the output's gradient."""
-    for thread in prange(threads):
-        plan = numbers.view(PLAIN)[0]
-        filters = plan.OC * plan.ICG
-        for one in range(thread * filters // threads, (thread + 1) * filters // threads):
-            _filter(x, y, w, plan, one // plan.ICG, one % plan.ICG)
+    plan = numbers.view(PLAIN)[0]
+    filters = plan.OC * plan.ICG
+    for one in share(filters, thread, threads):
+        _filter(x, y, w, plan, one // plan.ICG, one % plan.ICG)
 
 
-@Kernel
+@compiled
 def all_finite(values):
     """Whether there is no infinity and no NaN among them."""
     finite = True

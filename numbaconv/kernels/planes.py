@@ -23,9 +23,7 @@ Or, where rows are as long as vectors, a tile takes its vectors from rows below 
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_filters, pack_planes, unpack_planes
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
@@ -72,8 +70,8 @@ PLANES = record(
 )
 
 
-@Kernel
-def correlate_planes(x, w, bias, y, scratch, numbers, remainders, steps, phases, rows, threads):
+@kernel(stages=2)
+def correlate_planes(x, w, bias, y, scratch, numbers, remainders, steps, phases, rows, stage, thread, threads):
     """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
 
     Parameters
@@ -90,17 +88,18 @@ def correlate_planes(x, w, bias, y, scratch, numbers, remainders, steps, phases,
         First output channel of the tile's rows, how many rows it has, how many of them exist.
     """
     plan = numbers.view(PLANES)[0]
-    for tile in prange(plan.G * len(rows)):
-        _pack_weights(w, bias, scratch, numbers.view(PLANES)[0], steps, rows, tile)
-    for thread in prange(threads):
-        _correlate_share(x, y, scratch, numbers.view(PLANES)[0], remainders, steps, phases, rows, thread, threads)
+    if stage != 1:
+        for tile in share(plan.G * len(rows), thread, threads):
+            _pack_weights(w, bias, scratch, plan, steps, rows, tile)
+    if stage != 0:
+        _correlate_share(x, y, scratch, plan, remainders, steps, phases, rows, thread, threads)
 
 
 @routine
 def _correlate_share(x, y, scratch, plan, remainders, steps, phases, rows, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
-    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+    for task in share(plan.tasks, thread, threads):
         _correlate_band(x, y, scratch, own, plan, remainders, steps, phases, rows, task)
 
 

@@ -1,19 +1,18 @@
-"""Max and average pooling: every plane of a batch of images is pooled by itself, by one worker.
+"""Max and average pooling: every plane of a batch of images is pooled by itself, by one thread.
 
 A plane has one channel of an image, or, where channels are innermost, all of them: then the *inner* elements of a pixel
 lie next to each other. Arrays are flat. Taps are the outer loops and the pixels of an output row the inner one, so that
 the inner loop has no bounds to check: tap ``(kh, kw)`` of the windows of a row reads ``x[row + ow * SW]`` for a range
-of ``ow``. Windows may overlap, but no two workers write to one plane, and the order of every sum is fixed.
+of ``ow``. Windows may overlap, but no two threads write to one plane, and the order of every sum is fixed.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from numbaconv.jit import Kernel, device
+from numbaconv.jit import Kernel, device, share
 from numbaconv.simd import copy, move, narrow
 
 #: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
@@ -82,51 +81,49 @@ def _first_inside(row, column, sizes):
 
 
 @Kernel
-def max_pool(x, y, winner, sizes, workers):
+def max_pool(x, y, winner, sizes, stage, thread, threads):
     """y = the maximum of every window of x, winner = its tap, ``kh * KW + kw``: the first of equals; NaN always wins.
 
     Tap by tap: what it sees is gathered for all windows of some rows, and compared in one long loop.
     """
     planes, C, _, _, OH, OW, KH, KW, _, _, PH, PW, _, _, band = sizes
-    for worker in numba.prange(workers):
-        memory = np.empty(band * OW * C, x.dtype)
-        for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
-            for top in range(0, OH, band):
-                bottom = min(top + band, OH)
-                start, end = (plane * OH + top) * OW * C, (plane * OH + bottom) * OW * C
-                best, tap, pixels = y[start:end], winner[start:end], memory[: end - start]
-                _gather(x, plane, top, bottom, 0, 0, sizes, best)
-                tap[:] = 0
-                for k in range(1, KH * KW):
-                    _gather(x, plane, top, bottom, k // KW, k % KW, sizes, pixels)
-                    for o in range(len(best)):
-                        value, highest = pixels[o], best[o]
-                        wins = (value > highest) | (value != value)
-                        best[o] = value if wins else highest
-                        tap[o] = k if wins else tap[o]
-                if PH > 0 or PW > 0:
-                    for o in range(len(best)):
-                        if best[o] == -np.inf:  # nothing was larger than what is outside
-                            tap[o] = _first_inside(top + o // C // OW, o // C % OW, sizes)
+    memory = np.empty(band * OW * C, x.dtype)
+    for plane in share(planes, thread, threads):
+        for top in range(0, OH, band):
+            bottom = min(top + band, OH)
+            start, end = (plane * OH + top) * OW * C, (plane * OH + bottom) * OW * C
+            best, tap, pixels = y[start:end], winner[start:end], memory[: end - start]
+            _gather(x, plane, top, bottom, 0, 0, sizes, best)
+            tap[:] = 0
+            for k in range(1, KH * KW):
+                _gather(x, plane, top, bottom, k // KW, k % KW, sizes, pixels)
+                for o in range(len(best)):
+                    value, highest = pixels[o], best[o]
+                    wins = (value > highest) | (value != value)
+                    best[o] = value if wins else highest
+                    tap[o] = k if wins else tap[o]
+            if PH > 0 or PW > 0:
+                for o in range(len(best)):
+                    if best[o] == -np.inf:  # nothing was larger than what is outside
+                        tap[o] = _first_inside(top + o // C // OW, o // C % OW, sizes)
 
 
 @Kernel
-def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, workers):
+def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, stage, thread, threads):
     """Each gradient of y goes to the pixel of x that won its window; ``offsets`` says where in it each tap lies."""
     planes, C, IH, IW, OH, OW, _, _, SH, SW, PH, PW, _, _, _ = sizes
-    for worker in numba.prange(workers):
-        for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
-            grad_x[plane * IH * IW * C : (plane + 1) * IH * IW * C] = 0
-            for oh in range(OH):
-                out, first = (plane * OH + oh) * OW * C, ((plane * IH + oh * SH - PH) * IW - PW) * C
-                if C == 1:
-                    for ow in range(OW):
-                        grad_x[first + ow * SW + offsets[winner[out + ow]]] += grad_y[out + ow]
-                else:
-                    for ow in range(OW):
-                        here, there = out + ow * C, first + ow * SW * C
-                        for c in range(C):
-                            grad_x[there + c + offsets[winner[here + c]] * C] += grad_y[here + c]
+    for plane in share(planes, thread, threads):
+        grad_x[plane * IH * IW * C : (plane + 1) * IH * IW * C] = 0
+        for oh in range(OH):
+            out, first = (plane * OH + oh) * OW * C, ((plane * IH + oh * SH - PH) * IW - PW) * C
+            if C == 1:
+                for ow in range(OW):
+                    grad_x[first + ow * SW + offsets[winner[out + ow]]] += grad_y[out + ow]
+            else:
+                for ow in range(OW):
+                    here, there = out + ow * C, first + ow * SW * C
+                    for c in range(C):
+                        grad_x[there + c + offsets[winner[here + c]] * C] += grad_y[here + c]
 
 
 @device
@@ -142,40 +139,38 @@ def _add(to, i, i_step, source, j, j_step, count, C):
 
 
 @Kernel
-def sum_pool(x, y, sizes, workers):
+def sum_pool(x, y, sizes, stage, thread, threads):
     """y = the sum of every window of x."""
     planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
-    for worker in numba.prange(workers):
-        for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
-            for oh in range(OH):
-                out = (plane * OH + oh) * OW
-                for o in range(out * C, (out + OW) * C):
-                    y[o] = 0
-                for kh in range(KH):
-                    h = oh * SH - PH + kh * DH
-                    if 0 <= h < IH:
-                        for kw in range(KW):
-                            w = kw * DW - PW
-                            first, end = _inside(w, SW, IW, 0, OW)
-                            source = (plane * IH + h) * IW + w + first * SW
-                            _add(y, (out + first) * C, 1, x, source * C, SW, end - first, C)
+    for plane in share(planes, thread, threads):
+        for oh in range(OH):
+            out = (plane * OH + oh) * OW
+            for o in range(out * C, (out + OW) * C):
+                y[o] = 0
+            for kh in range(KH):
+                h = oh * SH - PH + kh * DH
+                if 0 <= h < IH:
+                    for kw in range(KW):
+                        w = kw * DW - PW
+                        first, end = _inside(w, SW, IW, 0, OW)
+                        source = (plane * IH + h) * IW + w + first * SW
+                        _add(y, (out + first) * C, 1, x, source * C, SW, end - first, C)
 
 
 @Kernel
-def sum_pool_backward(grad_y, grad_x, sizes, workers):
+def sum_pool_backward(grad_y, grad_x, sizes, stage, thread, threads):
     """Each gradient of y goes to every pixel of its window."""
     planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
-    for worker in numba.prange(workers):
-        for plane in range(worker * planes // workers, (worker + 1) * planes // workers):
-            for i in range(plane * IH * IW * C, (plane + 1) * IH * IW * C):
-                grad_x[i] = 0
-            for oh in range(OH):
-                out = (plane * OH + oh) * OW
-                for kh in range(KH):
-                    h = oh * SH - PH + kh * DH
-                    if 0 <= h < IH:
-                        for kw in range(KW):
-                            w = kw * DW - PW
-                            first, end = _inside(w, SW, IW, 0, OW)
-                            target = (plane * IH + h) * IW + w + first * SW
-                            _add(grad_x, target * C, SW, grad_y, (out + first) * C, 1, end - first, C)
+    for plane in share(planes, thread, threads):
+        for i in range(plane * IH * IW * C, (plane + 1) * IH * IW * C):
+            grad_x[i] = 0
+        for oh in range(OH):
+            out = (plane * OH + oh) * OW
+            for kh in range(KH):
+                h = oh * SH - PH + kh * DH
+                if 0 <= h < IH:
+                    for kw in range(KW):
+                        w = kw * DW - PW
+                        first, end = _inside(w, SW, IW, 0, OW)
+                        target = (plane * IH + h) * IW + w + first * SW
+                        _add(grad_x, target * C, SW, grad_y, (out + first) * C, 1, end - first, C)

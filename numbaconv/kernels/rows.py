@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from numbaconv.jit import Kernel, device
+from numbaconv.jit import Kernel, device, share
 from numbaconv.simd import dot, lanes_of, store, zeros
 
 #: Outputs that are summed at once, and rows.
@@ -13,19 +12,18 @@ OUTPUTS, ROWS = 8, 2
 
 
 @Kernel
-def multiply_rows(x, weight, bias, y, sizes, workers):
+def multiply_rows(x, weight, bias, y, sizes, stage, thread, threads):
     """``y[n, o] = bias[o] + sum(x[n, k] * weight[o, k])``; sizes are N, K and M, and ``bias`` may be empty.
 
     A vector is as many products of one sum; they are added up in the end.
     """
     N, K, M = sizes
-    for worker in numba.prange(workers):
-        sums = np.empty(OUTPUTS * ROWS * lanes_of(x), x.dtype)
-        blocks = -(-M // OUTPUTS)
-        for block in range(worker * blocks // workers, (worker + 1) * blocks // workers):
-            o = block * OUTPUTS
-            for n in range(0, N, ROWS):
-                _block(x, weight, bias, y, sums, n, min(ROWS, N - n), o, min(OUTPUTS, M - o), K, M)
+    sums = np.empty(OUTPUTS * ROWS * lanes_of(x), x.dtype)
+    blocks = -(-M // OUTPUTS)
+    for block in share(blocks, thread, threads):
+        o = block * OUTPUTS
+        for n in range(0, N, ROWS):
+            _block(x, weight, bias, y, sums, n, min(ROWS, N - n), o, min(OUTPUTS, M - o), K, M)
 
 
 @device

@@ -17,9 +17,7 @@ At the end the parts are added up in a fixed order.
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import record
 from numbaconv.simd import clear, hadamard, load, slide, store
@@ -69,8 +67,8 @@ WEIGHT_DEPTHWISE = record(
 )
 
 
-@Kernel
-def weight_gradient_depthwise(x, z, w, scratch, numbers, taps, triples, threads):
+@kernel(stages=2)
+def weight_gradient_depthwise(x, z, w, scratch, numbers, taps, triples, stage, thread, threads):
     """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
 
     Parameters
@@ -82,11 +80,12 @@ def weight_gradient_depthwise(x, z, w, scratch, numbers, taps, triples, threads)
     triples : int array (triples, 7)
         Taps of a window; for each of three windows where it finds its first pixel, and where its sums are.
     """
-    for thread in prange(threads):
-        _sum_share(x, z, scratch, numbers.view(WEIGHT_DEPTHWISE)[0], triples, thread, threads)
     plan = numbers.view(WEIGHT_DEPTHWISE)[0]
-    for group in prange(plan.groups):
-        _unpack_sums(w, scratch, numbers.view(WEIGHT_DEPTHWISE)[0], taps, group)
+    if stage != 1:
+        _sum_share(x, z, scratch, plan, triples, thread, threads)
+    if stage != 0:
+        for group in share(plan.groups, thread, threads):
+            _unpack_sums(w, scratch, plan, taps, group)
 
 
 @routine
@@ -103,7 +102,7 @@ def _unpack_sums(w, scratch, plan, taps, group):
 def _sum_share(x, z, scratch, plan, triples, thread, threads):
     """One thread's share of the tasks: one partial sum of one group each."""
     own = plan.slabs + thread * plan.own
-    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+    for task in share(plan.tasks, thread, threads):
         part, group = task // plan.groups, task % plan.groups
         clear(scratch, task * plan.block_size, plan.block_size)
         for unit in range(part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts):

@@ -17,9 +17,7 @@ neither does a single bit of the result.
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_blocks, pack_slab, unpack_block
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
@@ -74,8 +72,8 @@ WEIGHT_GRADIENT = record(
 )
 
 
-@Kernel
-def weight_gradient(x, z, w, scratch, numbers, taps, runs, windows, tiles, threads):
+@kernel(stages=2)
+def weight_gradient(x, z, w, scratch, numbers, taps, runs, windows, tiles, stage, thread, threads):
     """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
 
     Parameters
@@ -91,11 +89,12 @@ def weight_gradient(x, z, w, scratch, numbers, taps, runs, windows, tiles, threa
     tiles : int array (tiles, 3)
         First row in the window, height of the tile, rows of it that exist; the others are summed, and never read.
     """
-    for thread in prange(threads):
-        _sum_share(x, z, scratch, numbers.view(WEIGHT_GRADIENT)[0], runs, windows, tiles, thread, threads)
     plan = numbers.view(WEIGHT_GRADIENT)[0]
-    for block in prange(plan.G * plan.blocks):
-        _unpack_sums(w, scratch, numbers.view(WEIGHT_GRADIENT)[0], taps, block)
+    if stage != 1:
+        _sum_share(x, z, scratch, plan, runs, windows, tiles, thread, threads)
+    if stage != 0:
+        for block in share(plan.G * plan.blocks, thread, threads):
+            _unpack_sums(w, scratch, plan, taps, block)
 
 
 @routine
@@ -115,7 +114,7 @@ def _unpack_sums(w, scratch, plan, taps, block):
 def _sum_share(x, z, scratch, plan, runs, windows, tiles, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
-    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+    for task in share(plan.tasks, thread, threads):
         _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task)
 
 

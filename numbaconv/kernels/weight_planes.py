@@ -17,9 +17,7 @@ takes a vector of a part.
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_planes
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
@@ -67,8 +65,8 @@ WEIGHT_PLANES = record(
 )
 
 
-@Kernel
-def weight_gradient_planes(x, z, w, scratch, numbers, remainders, steps, rows, threads):
+@kernel(stages=2)
+def weight_gradient_planes(x, z, w, scratch, numbers, remainders, steps, rows, stage, thread, threads):
     """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
 
     Parameters
@@ -82,11 +80,12 @@ def weight_gradient_planes(x, z, w, scratch, numbers, remainders, steps, rows, t
     rows : int array (tiles, 3)
         First output channel of the tile's rows, how many rows it has, how many of them exist.
     """
-    for thread in prange(threads):
-        _sum_share(x, z, scratch, numbers.view(WEIGHT_PLANES)[0], remainders, steps, rows, thread, threads)
     plan = numbers.view(WEIGHT_PLANES)[0]
-    for tile in prange(plan.G * len(rows)):
-        _unpack_sums(w, scratch, numbers.view(WEIGHT_PLANES)[0], steps, rows, tile)
+    if stage != 1:
+        _sum_share(x, z, scratch, plan, remainders, steps, rows, thread, threads)
+    if stage != 0:
+        for tile in share(plan.G * len(rows), thread, threads):
+            _unpack_sums(w, scratch, plan, steps, rows, tile)
 
 
 @routine
@@ -94,7 +93,7 @@ def _sum_share(x, z, scratch, plan, remainders, steps, rows, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
     clear(scratch, own + plan.ICG * plan.plane, plan.gradient - plan.ICG * plan.plane)  # the last vector reads it
-    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+    for task in share(plan.tasks, thread, threads):
         part, g = task // plan.G, task % plan.G
         sums = task * plan.block
         clear(scratch, sums, plan.block)

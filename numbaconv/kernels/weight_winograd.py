@@ -18,9 +18,7 @@ end the parts are added up in a fixed order; how many there are does not depend 
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import ALL, device, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
@@ -83,8 +81,8 @@ WEIGHT_WINOGRAD = record(
 )
 
 
-@Kernel
-def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, threads):
+@kernel(stages=3)
+def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, stage, thread, threads):
     """Fill ``w``, the gradient of the weight, from the input ``x`` and the output's gradient ``z``; all are flat.
 
     Parameters
@@ -96,13 +94,14 @@ def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, threads):
     tiles : int array (tiles, 3)
         First input channel, height of the register tile, rows of it that exist; the others are summed, and never read.
     """
-    for thread in prange(threads):
-        _prepare(x, scratch, numbers.view(WEIGHT_WINOGRAD)[0], thread, threads)
-    for thread in prange(threads):
-        _sum_share(x, z, scratch, numbers.view(WEIGHT_WINOGRAD)[0], tiles, thread, threads)
     plan = numbers.view(WEIGHT_WINOGRAD)[0]
-    for block in prange(plan.G * plan.blocks):
-        _unpack_sums(w, scratch, numbers.view(WEIGHT_WINOGRAD)[0], taps, block)
+    if stage == ALL or stage == 0:
+        _prepare(x, scratch, plan, thread, threads)
+    if stage == ALL or stage == 1:
+        _sum_share(x, z, scratch, plan, tiles, thread, threads)
+    if stage == ALL or stage == 2:
+        for block in share(plan.G * plan.blocks, thread, threads):
+            _unpack_sums(w, scratch, plan, taps, block)
 
 
 @routine
@@ -134,7 +133,7 @@ def _prepare(x, scratch, plan, thread, threads):
 def _sum_share(x, z, scratch, plan, tiles, thread, threads):
     """One thread's share of the tasks: one partial sum of one share of the blocks of one group each."""
     own = plan.slabs + thread * plan.own
-    for task in range(thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads):
+    for task in share(plan.tasks, thread, threads):
         part, g, split = task // (plan.G * plan.splits), task // plan.splits % plan.G, task % plan.splits
         first, last = split * plan.blocks // plan.splits, (split + 1) * plan.blocks // plan.splits
         clear(scratch, own + plan.sums, plan.points * plan.points * plan.sum_point)

@@ -32,9 +32,7 @@ whose weights are turned by 180 degrees.
 
 from __future__ import annotations
 
-from numba import prange
-
-from numbaconv.jit import Kernel, device, routine
+from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
@@ -94,8 +92,8 @@ WINOGRAD = record(
 )
 
 
-@Kernel
-def correlate_winograd(x, w, bias, y, scratch, numbers, heights, threads):
+@kernel(stages=2)
+def correlate_winograd(x, w, bias, y, scratch, numbers, heights, stage, thread, threads):
     """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
 
     Parameters
@@ -105,10 +103,11 @@ def correlate_winograd(x, w, bias, y, scratch, numbers, heights, threads):
     heights : int array (tiles + 1,)
         The height of the register tile to begin with, where so many tiles of the image are left.
     """
-    for thread in prange(threads):
-        _prepare(x, w, bias, scratch, numbers.view(WINOGRAD)[0], thread, threads)
-    for thread in prange(threads):
-        _correlate_share(x, w, y, scratch, numbers.view(WINOGRAD)[0], heights, thread, threads)
+    plan = numbers.view(WINOGRAD)[0]
+    if stage != 1:
+        _prepare(x, w, bias, scratch, plan, thread, threads)
+    if stage != 0:
+        _correlate_share(x, w, y, scratch, plan, heights, thread, threads)
 
 
 @routine
@@ -116,7 +115,7 @@ def _prepare(x, w, bias, scratch, plan, thread, threads):
     """One thread's share of what is everybody's: of the bias, and of the transformed weights or input."""
     own = plan.slabs + thread * plan.own
     blocks = plan.G * plan.blocks
-    for block in range(thread * blocks // threads, (thread + 1) * blocks // threads):
+    for block in share(blocks, thread, threads):
         _pack_bias(bias, scratch, plan, block)
     if plan.by_blocks:
         units = plan.G * plan.units
@@ -129,7 +128,7 @@ def _prepare(x, w, bias, scratch, plan, thread, threads):
             unit += batch
     else:
         chunks = -(-plan.ICG // plan.lanes)
-        for task in range(thread * blocks * chunks // threads, (thread + 1) * blocks * chunks // threads):
+        for task in share(blocks * chunks, thread, threads):
             block, first = task // chunks, task % chunks * plan.lanes
             _transform_weights(w, scratch, own, plan, block, first, plan.weights + block * plan.block_size)
 
