@@ -157,20 +157,23 @@ class Entry(NamedTuple):
 
 def entries() -> Iterator[Entry]:
     """All files of the cache; those that are just being written are left out."""
-    now, wanted = time.time(), build()
     for place in folders():
-        try:
-            names = sorted(os.listdir(place))
-        except OSError:
-            continue
-        for path in (place / name for name in names):
-            match = _FILE.fullmatch(path.name)
-            with suppress(OSError):
-                status = path.lstat()
-                if match and stat.S_ISREG(status.st_mode) and not (match[1] and now - status.st_mtime < _ABANDONED):
-                    header = None if match[1] else _header(path)
-                    stale = header is None or header.get("build") != wanted or not _trusted(status)
-                    yield Entry(path, status.st_size, header, stale)
+        with suppress(OSError):  # it is not there
+            for name in sorted(os.listdir(place)):
+                with suppress(OSError):  # it is not there any more
+                    yield from _entry(place / name)
+
+
+def _entry(path: Path) -> Iterator[Entry]:
+    match, status = _FILE.fullmatch(path.name), path.lstat()
+    if not match or not stat.S_ISREG(status.st_mode):
+        return
+    unfinished = match[1] is not None
+    if unfinished and time.time() - status.st_mtime < _ABANDONED:
+        return
+    header = None if unfinished else _header(path)
+    stale = header is None or header.get("build") != build() or not _trusted(status)
+    yield Entry(path, status.st_size, header, stale)
 
 
 def clear(stale_only: bool = False) -> list[Entry]:
@@ -191,15 +194,14 @@ def clear(stale_only: bool = False) -> list[Entry]:
 
 
 def _content(rest: bytes) -> bytes:
+    """What a file holds: header and payload behind a checksum of them."""
     return MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
 
 
 def _checked(content: bytes) -> bytes:
-    """Header and payload, if all of it is as it was written; else nothing."""
-    start, digest = len(MAGIC), len(MAGIC) + 64
-    rest = content[digest + 1 :]
-    whole = content[:start] == MAGIC and content[start:digest] == hashlib.sha256(rest).hexdigest().encode()
-    return rest if whole else b""
+    """Header and payload, if every bit is as it was written; else nothing."""
+    rest = content[len(_content(b"")) :]
+    return rest if content == _content(rest) else b""
 
 
 def _header(path: Path) -> dict[str, Any] | None:
