@@ -509,7 +509,7 @@ def test_clear_removes_only_files_of_this_package(folder: Folder, others: list[P
     linked = others[-1].with_name(f"total-{'0' * 32}.nbc")
     linked.symlink_to(others[0])
     assert main(["cache", "clear"]) == 0
-    assert capsys.readouterr().out.startswith("removed 1 file of 1 kernels, ")
+    assert capsys.readouterr().out.startswith("removed 1 file of 1 kernel, ")
     assert folder.files == sorted([*others, linked])
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out.startswith("removed none: ")
@@ -526,8 +526,8 @@ def test_clear_stale_leaves_what_is_of_use(folder: Folder, capsys: Any, monkeypa
     assert main(["cache"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"folder  {folder.path}")
-    assert lines[1].startswith("usable  1 file of 1 kernels, ")
-    assert lines[2].startswith("stale   2 files of 1 kernels, ")
+    assert lines[1].startswith("usable  1 file of 1 kernel, ")
+    assert lines[2].startswith("stale   2 files of 1 kernel, ")
     assert [line.strip() for line in lines[3:]] == ["1 damaged", "1 of llvmlite 0.1"]
     assert main(["cache", "clear", "--stale"]) == 0
     assert capsys.readouterr().out.startswith("removed 2 files")
@@ -540,7 +540,7 @@ def test_an_empty_cache_leaves_no_folder(folder: Folder, capsys: Any) -> None:
     own = Path(capsys.readouterr().out.split(": ", 1)[1].strip())
     assert own.parent == folder.path
     assert main(["cache"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].startswith("usable  none, ")
+    assert capsys.readouterr().out.splitlines()[1].startswith("usable  none")
 
 
 def test_show_lists_kernels(folder: Folder, capsys: Any) -> None:

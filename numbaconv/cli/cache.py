@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,16 +31,16 @@ def show(options: Namespace) -> int:
     usable, stale = [e for e in found if not e.stale], [e for e in found if e.stale]
     if options.list:
         _print_rows(usable)
-    build = cache.build()
+    elsewhere = sorted({str(e.path.parent) for e in found} - {_folders()})
     facts = {
-        "folder": _folders(),
-        "usable": f"{_files(usable)}, by Numba {build['numba']} for {build['CPU']}",
+        "folder": "".join([_folders(), *(f", and to read only {path}" for path in elsewhere)]),
+        "usable": _files(usable),
         "stale": _files(stale) + ("; numbaconv cache clear --stale removes them" if stale else ""),
     }
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {value}")
-    for reason, count in sorted(_reasons(stale).items()):
+    for reason, count in sorted(Counter(_reason(entry.header) for entry in stale).items()):
         print(f"{'':<{width}}  {count} {reason}")
     return 0
 
@@ -125,19 +126,9 @@ def _kernel(entry: Entry) -> str:
     return str((entry.header or {}).get("kernel", "?"))
 
 
-def _reasons(stale: list[Entry]) -> dict[str, int]:
-    """How many files cannot be loaded, and why."""
-    counts: dict[str, int] = {}
-    for entry in stale:
-        reason = _reason(entry.header)
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
-
-
 def _reason(header: dict[str, Any] | None) -> str:
-    if header is None:
-        return "damaged"
-    made = header.get("build")
+    """Why a file cannot be loaded."""
+    made = (header or {}).get("build")
     if not isinstance(made, dict):
         return "damaged"
     others = {name: value for name, value in made.items() if cache.build().get(name) != value}
@@ -154,9 +145,14 @@ def _folders() -> str:
 
 
 def _files(entries: list[Entry]) -> str:
+    if not entries:
+        return "none"
     kernels = {_kernel(entry) for entry in entries if entry.header}
-    of = f" of {len(kernels)} kernels" if kernels else ""
-    return f"{len(entries)} {'file' if len(entries) == 1 else 'files'}{of}, {_size(entries)}" if entries else "none"
+    return f"{_count(entries, 'file')} of {_count(kernels, 'kernel')}, {_size(entries)}"
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def _size(entries: Iterable[Entry]) -> str:
