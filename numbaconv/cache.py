@@ -312,7 +312,11 @@ class _Cache(caching.NullCache):
         if data.lifted or data.library.has_dynamic_globals:  # it is of no use to another process
             return None
         name, header = self._file(sig)
-        content, reasons = _content(header + dumps(data._reduce())), []
+        try:
+            content = _content(header + dumps(data._reduce()))
+        except Exception as error:  # anything may be raised here too
+            return _warn(f"{self.name}: {error}")
+        reasons = []
         for place in folders():
             try:
                 return _write(place / name, content)

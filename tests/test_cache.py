@@ -405,6 +405,13 @@ def test_what_cannot_be_kept_is_compiled_and_told_once(
     assert folder.files == []  # nothing half-written stays
 
 
+def test_what_cannot_be_pickled_is_compiled(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "dumps", failing(errno.EIO))
+    with pytest.warns(RuntimeWarning, match="compiled kernels are not kept"):
+        assert folder.call() == "compiled"
+    assert folder.files == []
+
+
 def test_a_folder_that_is_full_before_it_is_written(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))" + CALL
