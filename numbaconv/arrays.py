@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,22 @@ def result_dtype(*arrays: np.ndarray | None) -> np.dtype:
 def compute_dtype(dtype: np.dtype) -> np.dtype:
     """The dtype that is computed in: float16 is computed in float32 and rounded once, at the end."""
     return np.dtype(np.float32) if dtype == np.float16 else dtype
+
+
+def check_dtypes(dtypes: Any) -> list[np.dtype]:
+    """``dtypes``, an iterable of float16, float32 and float64, as NumPy's; else a TypeError."""
+    rule = "dtypes must be some of float16, float32 and float64, in a list"
+    if isinstance(dtypes, str | type | np.dtype | np.ndarray) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"{rule}, got {dtypes!r} ({type(dtypes).__name__})")
+    found = []
+    for dtype in dtypes:
+        try:
+            found.append(np.dtype(dtype))
+        except (TypeError, ValueError):
+            raise TypeError(f"{rule}, but one is {dtype!r}") from None
+        if dtype is None or found[-1] not in _FLOATS:
+            raise TypeError(f"{rule}, but one is {dtype!r}")
+    return found
 
 
 def check_bias(bias: Any, channels: int) -> np.ndarray | None:

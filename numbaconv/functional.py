@@ -13,7 +13,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from numbaconv.algorithms import get_algorithm
-from numbaconv.arrays import check_bias, compute_dtype, float_array, output_array, result_dtype
+from numbaconv.arrays import (
+    check_bias,
+    check_dtypes,
+    compute_dtype,
+    float_array,
+    output_array,
+    result_dtype,
+)
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.geometry import (
     Algorithm,
@@ -356,14 +363,19 @@ def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
     float
         Seconds that it took.
 
+    Raises
+    ------
+    TypeError
+        ``dtypes`` is no iterable of float16, float32 and float64.
+
     Examples
     --------
     >>> import numpy as np, numbaconv
     >>> seconds = numbaconv.warmup([np.float32])
     """
     start = perf_counter()
-    for dtype in {compute_dtype(np.dtype(dtype)) for dtype in dtypes}:
-        image = float_array(np.zeros((1, 1, 3, 3), dtype), "an array of dtypes")
+    for dtype in {compute_dtype(dtype) for dtype in check_dtypes(dtypes)}:
+        image = np.zeros((1, 1, 3, 3), dtype)
         geometry = Conv2dGeometry.forward(image.shape, image.shape)
         out = np.empty((1, 1, 1, 1), image.dtype)
         for form, threads in product(FORMS["auto"] + FORMS["plain"], (1, 2)):

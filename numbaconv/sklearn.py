@@ -13,7 +13,7 @@ from numbaconv.data import stratified_split
 from numbaconv.data.dataset import channel_moments
 from numbaconv.data.source import CHANNELS
 from numbaconv.geometry import integer
-from numbaconv.nn.checks import real
+from numbaconv.values import flag, real
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -176,7 +176,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # in this order: scikit-le
         training, validation = self._split(images, targets, random)
         C, H, W = self.image_shape_
         self.mean_, self.std_ = np.zeros(C), np.ones(C)
-        if self.normalize:
+        if flag(self.normalize, "normalize"):
             self.mean_, self.std_ = map(np.asarray, channel_moments(training[0]))
         model = build(num_classes=len(self.classes_), in_channels=C, image_size=(H, W), rng=rng)
         trainer = nn.Trainer(model, optimizer)
@@ -253,7 +253,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # in this order: scikit-le
         return nn.models.MODELS[self.model]
 
     def _new_optimizer(self) -> nn.Optimizer:
-        if self.optimizer not in ("adam", "adamw", "sgd"):
+        if not isinstance(self.optimizer, str) or self.optimizer not in ("adam", "adamw", "sgd"):
             raise ValueError(f"optimizer must be 'adam', 'adamw' or 'sgd', got {self.optimizer!r}")
         if self.optimizer == "sgd":
             return nn.SGD(0.02 if self.lr is None else self.lr, self.momentum, self.weight_decay)
@@ -274,7 +274,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # in this order: scikit-le
 
     def _split(self, images: np.ndarray, targets: np.ndarray, random: Any) -> tuple[Samples, Samples | None]:
         """What is trained on, and what is set aside."""
-        if not self.early_stopping:
+        if not flag(self.early_stopping, "early_stopping"):
             return (images, targets), None
         share = real(self.validation_fraction, "validation_fraction", 0, 1)
         if share in (0, 1):

@@ -30,7 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from numbaconv.geometry import IntOrPair, Padding, Pair, conv2d_output_size, pads, pair
+from numbaconv.geometry import IntOrPair, Padding, Pair, check_bytes, conv2d_output_size, pads, pair
+from numbaconv.values import numbers
 
 __all__ = [
     "Steps", "correlate", "dilate", "forward", "input_gradient", "input_gradient_as_printed",
@@ -99,7 +100,7 @@ def dilate(matrix: ArrayLike, stride: IntOrPair) -> np.ndarray:
     """
     matrix, (SH, SW) = _matrix(matrix, "matrix"), pair(stride, "stride", 1)
     H, W = matrix.shape
-    dilated = np.zeros(((H - 1) * SH + 1, (W - 1) * SW + 1), matrix.dtype)
+    dilated = _zeros(((H - 1) * SH + 1, (W - 1) * SW + 1), matrix.dtype)
     dilated[::SH, ::SW] = matrix
     return dilated
 
@@ -121,7 +122,7 @@ def zero_pad(matrix: ArrayLike, padding: Padding) -> np.ndarray:
         raise TypeError(f"padding must be given in numbers, got {padding!r}")
     (top, bottom), (left, right) = pads(padding, matrix.shape, (1, 1), (1, 1), (1, 1))
     H, W = matrix.shape
-    padded = np.zeros((top + H + bottom, left + W + right), matrix.dtype)
+    padded = _zeros((top + H + bottom, left + W + right), matrix.dtype)
     padded[top : top + H, left : left + W] = matrix
     return padded
 
@@ -395,12 +396,17 @@ def input_gradient_as_printed_steps(W: ArrayLike, dZ: ArrayLike, input_size: Int
 
 def _matrix(value: ArrayLike, name: str) -> np.ndarray:
     """``value`` as a matrix of int64 or float64, in which small types do not overflow."""
-    matrix = np.asarray(value)
-    if matrix.dtype.kind not in "iuf":
+    matrix = numbers(value, name)
+    if matrix.dtype.kind == "b":
         raise TypeError(f"{name} must be a matrix of real numbers, got dtype {matrix.dtype}")
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"{name} must be a matrix of at least 1 x 1, got shape {matrix.shape}")
     return matrix.astype(np.float64 if matrix.dtype.kind == "f" else np.int64)
+
+
+def _zeros(shape: Pair, dtype: np.dtype) -> np.ndarray:
+    check_bytes("the matrix", shape, dtype.itemsize)
+    return np.zeros(shape, dtype)
 
 
 def _check_size_of_dZ(dZ: np.ndarray, input_size: Pair, kernel_size: Pair, stride: Pair) -> None:

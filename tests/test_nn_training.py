@@ -274,7 +274,7 @@ def test_bad_data(x, y, error, message) -> None:
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": 2.0}, TypeError, "batch_size"),
         ({"validation": GOOD_X}, TypeError, "pair"),
-        ({"seed": "x"}, TypeError, "SeedSequence"),
+        ({"seed": "x"}, TypeError, "seed must be a numpy.random.Generator"),
         ({"on_batch": 1}, TypeError, "on_batch must be callable, got 1"),
         ({"on_epoch": "x"}, TypeError, "on_epoch must be callable"),
         ({"augment": 3}, TypeError, "augment must be callable"),

@@ -171,7 +171,7 @@ def test_results_are_copies() -> None:
     [
         (lambda: textbook.dilate([1, 2], 2), ValueError, r"at least 1 x 1, got shape \(2,\)"),
         (lambda: textbook.rot180(np.zeros((0, 2))), ValueError, r"at least 1 x 1, got shape \(0, 2\)"),
-        (lambda: textbook.rot180([["a"]]), TypeError, "W must be a matrix of real numbers"),
+        (lambda: textbook.rot180([["a"]]), TypeError, "W must be an array of real numbers"),
         (lambda: textbook.dilate([[1]], 0), ValueError, "stride must be from 1"),
         (lambda: textbook.zero_pad([[1]], "same"), TypeError, "padding must be given in numbers, got 'same'"),
         (lambda: textbook.zero_pad([[1]], -1), ValueError, "padding must be from 0"),

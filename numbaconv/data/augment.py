@@ -52,7 +52,7 @@ class RandomCrop:
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        integer(self.padding, "padding", 0)
+        object.__setattr__(self, "padding", integer(self.padding, "padding", 0))
         _number(self.fill, "fill", -LARGEST_PARAMETER)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -83,7 +83,7 @@ class RandomShift:
     pixels: float
 
     def __post_init__(self) -> None:
-        _number(self.pixels, "pixels", 0)
+        object.__setattr__(self, "pixels", _number(self.pixels, "pixels", 0))
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         _check(images, rng)
@@ -159,7 +159,7 @@ class Cutout:
     fill: float = 0.0
 
     def __post_init__(self) -> None:
-        integer(self.size, "size", 1)
+        object.__setattr__(self, "size", integer(self.size, "size", 1))
         _number(self.fill, "fill", -LARGEST_PARAMETER)
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -243,9 +243,10 @@ def _check(images: np.ndarray, rng: np.random.Generator) -> None:
         raise TypeError(f"rng must be a numpy.random.Generator, got {type(rng).__name__}")
 
 
-def _number(value: float, name: str, low: float, high: float = LARGEST_PARAMETER) -> None:
-    """Refuse what is not a finite number from ``low`` to ``high``."""
+def _number(value: float, name: str, low: float, high: float = LARGEST_PARAMETER) -> float:
+    """``value``, a finite number from ``low`` to ``high``: Python's, for NumPy's small integers overflow."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
     if not low <= value <= high:  # NaN is not
         raise ValueError(f"{name} must be a finite number from {low} to {high}, got {value}")
+    return value if isinstance(value, int | float) else value.item()

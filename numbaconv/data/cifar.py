@@ -16,6 +16,7 @@ import numpy as np
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.pickles import read_pickle
 from numbaconv.data.source import Samples, Source, regular_file
+from numbaconv.values import as_path
 
 SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
@@ -67,7 +68,7 @@ def load_cifar_folder(path: str | os.PathLike[str]) -> Dataset:
     ValueError
         A file is damaged.
     """
-    return Dataset.from_source(read_cifar_folder(Path(path)))
+    return Dataset.from_source(read_cifar_folder(as_path(path)))
 
 
 def read_cifar_folder(folder: Path) -> Source:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from numbaconv.data.source import Samples, Source
+from numbaconv.data.source import Samples, Source, check_images
+from numbaconv.geometry import integer
+from numbaconv.values import numbers, real
 
 #: The part of the images of each class that is kept for testing where a data set has no test part of its own.
 TEST_FRACTION = 0.2
@@ -86,6 +88,8 @@ class Dataset:
 
         Raises
         ------
+        TypeError
+            What should be an array is none.
         ValueError
             An array is none of that, or arrays do not fit each other.
         """
@@ -145,10 +149,19 @@ def prepare(
 
     Raises
     ------
+    TypeError
+        An argument is none of that.
     ValueError
-        The number of channels is another one; or, with a ``scale`` other than 1, integers are not within 0 to
-        ``scale``, or floats not within 0 to 1.
+        The number of channels is another one; a number is not finite, or not above 0 where it is divided by; or, with
+        a ``scale`` other than 1, integers are not within 0 to ``scale``, or floats not within 0 to 1.
     """
+    check_images(images, where)
+    scale = positive(scale, "scale")
+    own_scale = None if own_scale is None else positive(own_scale, "own_scale")
+    moments = numbers(mean, "mean"), numbers(std, "std")
+    shapes = {array.shape for array in moments}
+    if shapes != {(moments[0].size,)} or not np.isfinite(moments).all() or moments[1].min() <= 0:
+        raise ValueError(f"mean and std must be finite, one of each a channel, and std above 0: got {mean} and {std}")
     if images.shape[1] != len(mean):
         raise ValueError(f"{where}: images have {images.shape[1]} channels, the normalisation is for {len(mean)}")
     if own_scale not in (None, scale) and images.dtype.kind in "iu":
@@ -190,6 +203,11 @@ def stratified_split(
     train, test : ndarray of int
         In ascending order.
 
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is none of that.
+
     Examples
     --------
     >>> import numpy as np
@@ -197,6 +215,10 @@ def stratified_split(
     >>> len(train), len(test)
     (8, 2)
     """
+    labels = numbers(labels, "labels")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels must be integers, (N,), at least one: got {labels.dtype} of shape {labels.shape}")
+    fraction, seed = real(fraction, "fraction", 0, 1), integer(seed, "seed", 0)
     # The stream of RandomState is frozen; that of default_rng may change with NumPy.
     random = np.random.RandomState(seed)
     test = []
@@ -207,6 +229,14 @@ def stratified_split(
     chosen = np.zeros(len(labels), bool)
     chosen[np.concatenate(test)] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def positive(value: float, name: str) -> float:
+    """``value``, a finite number above 0."""
+    number = real(value, name, 0)
+    if number == 0:
+        raise ValueError(f"{name} must be above 0, got 0")
+    return number
 
 
 def split_off_test_part(samples: Samples) -> tuple[Samples, Samples]:

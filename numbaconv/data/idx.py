@@ -18,6 +18,7 @@ import numpy as np
 
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, one_line, regular_file
+from numbaconv.values import as_path
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK = 1 << 20
@@ -48,7 +49,7 @@ def load_idx_folder(path: str | os.PathLike[str]) -> Dataset:
     ValueError
         A file is damaged, or the files do not fit each other.
     """
-    return Dataset.from_source(read_idx_folder(Path(path)))
+    return Dataset.from_source(read_idx_folder(as_path(path)))
 
 
 def read_idx_folder(path: Path) -> Source:

@@ -16,6 +16,7 @@ import numpy as np
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, one_line, regular_file
 from numbaconv.geometry import integer, pair
+from numbaconv.values import as_path
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +62,7 @@ def load_image_folder(path: str | os.PathLike[str], *, size: Size | int | None =
     ImportError
         Pillow is not installed (the extra ``images``).
     """
-    return Dataset.from_source(read_image_folder(Path(path), size=size))
+    return Dataset.from_source(read_image_folder(as_path(path), size=size))
 
 
 def read_image_folder(path: Path, *, size: Size | int | None = None, channels: int | None = None) -> Source:

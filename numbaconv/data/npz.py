@@ -12,6 +12,7 @@ import numpy as np
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.npy import DAMAGED, read_npy, read_npy_file
 from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, one_line, regular_file
+from numbaconv.values import as_path
 
 #: For every part, the names that its images and its labels are looked for under, the first that is there.
 TRAIN_NAMES = (("x_train", "train_images", "images", "x"), ("y_train", "train_labels", "labels", "y"))
@@ -44,7 +45,7 @@ def load_npz(path: str | os.PathLike[str]) -> Dataset:
     ValueError
         The file is damaged, or holds something else.
     """
-    return Dataset.from_source(read_npz(Path(path)))
+    return Dataset.from_source(read_npz(as_path(path)))
 
 
 def read_npz(path: Path) -> Source:

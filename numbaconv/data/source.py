@@ -90,6 +90,7 @@ def as_images(array: np.ndarray, where: str) -> np.ndarray:
     ``(N, H, W)`` has one channel; ``(N, C, H, W)`` and ``(N, H, W, C)`` are told apart by the size that is 1, 3 or 4
     (the first of them that is).
     """
+    check_array(array, f"{where}: images")
     if array.ndim == 3:
         array = array[:, None]
     elif array.ndim != 4:
@@ -106,6 +107,7 @@ def as_images(array: np.ndarray, where: str) -> np.ndarray:
 
 def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     """``array`` as ``count`` int64 labels; a ValueError if it cannot be that."""
+    check_array(array, f"{where}: labels")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
@@ -119,6 +121,21 @@ def as_labels(array: np.ndarray, count: int, where: str) -> np.ndarray:
     if low < 0 or high >= MOST_CLASSES:
         raise ValueError(f"{where}: labels must be from 0 to {MOST_CLASSES - 1}, got {low} to {high}")
     return array.astype(np.int64)
+
+
+def check_array(value: Any, name: str) -> None:
+    """A TypeError unless ``value`` is an array."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} must be a numpy.ndarray, got {type(value).__name__}: convert it with numpy.asarray")
+
+
+def check_images(value: Any, name: str) -> None:
+    """A TypeError or ValueError unless ``value`` is an array ``(N, C, H, W)`` of integers or floats."""
+    check_array(value, name)
+    if value.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be integers or floats, got dtype {value.dtype}")
+    if value.ndim != 4:
+        raise ValueError(f"{name} must be (N, C, H, W), got the shape {value.shape}")
 
 
 def regular_file(path: Path) -> Path:

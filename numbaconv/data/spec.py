@@ -12,6 +12,7 @@ from numbaconv.data.images import Size, holds_images, read_image, read_image_fol
 from numbaconv.data.named import NAMES, named_source
 from numbaconv.data.npz import read_npy_images, read_npz
 from numbaconv.data.source import Source, regular_file
+from numbaconv.values import as_path
 
 
 def load(spec: str | os.PathLike[str], *, size: Size | int | None = None) -> Dataset:
@@ -72,7 +73,7 @@ def open_source(spec: str | os.PathLike[str], *, size: Size | int | None = None,
     """
     if isinstance(spec, str) and spec in NAMES:
         return named_source(spec)
-    path = Path(spec).expanduser()
+    path = as_path(spec, "spec").expanduser()
     if path.is_dir():
         return _open_folder(path, size, channels)
     with regular_file(path).open("rb") as stream:

@@ -6,7 +6,7 @@ import numpy as np
 
 from numbaconv.kernels import elementwise
 from numbaconv.nn.checks import check_gradient, dense, real
-from numbaconv.nn.initialisation import Rng
+from numbaconv.nn.initialisation import Rng, generator
 from numbaconv.nn.layout import Form, flat
 from numbaconv.nn.module import Module
 from numbaconv.threads import launch_light
@@ -85,7 +85,7 @@ class Dropout(Module):
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Rng = None) -> None:
         super().__init__()
         self.p = real(p, "p, the probability of a zero,", 0, 1)
-        self.rng = np.random.default_rng(rng)
+        self.rng = generator(rng)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """An array of the shape of x."""

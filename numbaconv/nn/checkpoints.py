@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from numbaconv.nn.files import Arrays, Metadata, check_path, read_arrays, write_
 from numbaconv.nn.module import Module
 from numbaconv.nn.optim import Optimizer
 from numbaconv.nn.records import Epoch, History, Tally
+from numbaconv.values import as_mapping, as_path
 
 #: What the header of a checkpoint's file says.
 KIND = "numbaconv-checkpoint"
@@ -76,10 +76,10 @@ class Checkpoint:
     def __init__(
         self, path: str | os.PathLike[str], seconds: float = 60.0, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
         check_path(self.path)
         self.seconds = real(seconds, "seconds", 0)
-        self.metadata = dict(metadata or {})
+        self.metadata = {} if metadata is None else dict(as_mapping(metadata, "metadata"))
         self.saved = 0
         self._last = time.monotonic()
 
@@ -214,7 +214,7 @@ class Run:
         OSError, ModuleNotFoundError
             The file cannot be read.
         """
-        arrays, metadata = read_arrays(Path(path), KIND)
+        arrays, metadata = read_arrays(as_path(path), KIND)
         generators = [self.rng, *model_generators(model)]
         before = model.state_dict()
         try:
@@ -248,7 +248,7 @@ def read_metadata(path: str | os.PathLike[str]) -> Metadata:
     OSError, ModuleNotFoundError
         It cannot be read.
     """
-    metadata = read_arrays(Path(path), KIND)[1].get("metadata")
+    metadata = read_arrays(as_path(path), KIND)[1].get("metadata")
     if not isinstance(metadata, dict):
         raise ValueError(f"{path} is damaged: its metadata are no mapping")
     return metadata

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from numbaconv.arrays import float_array
 from numbaconv.nn.layout import Form, in_layout, is_dense
+from numbaconv.values import flag as flag
+from numbaconv.values import real as real
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -17,7 +18,7 @@ def parameter_dtype(dtype: Any) -> np.dtype:
     """``dtype`` as a NumPy dtype, one that parameters can have: float32 or float64."""
     try:
         found = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if dtype is None or found is None or found not in FLOATS:  # numpy takes None for float64
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}")
@@ -49,20 +50,6 @@ def check_gradient(grad_output: Any, output: Form) -> np.ndarray:
     if gradient.shape != output.shape:
         raise ValueError(f"grad_output has shape {gradient.shape}, but the output of forward had {output.shape}")
     return in_layout(gradient.astype(output.dtype, copy=False), output.layout)
-
-
-def real(value: Any, name: str, smallest: float, largest: float = math.inf) -> float:
-    """``value`` as a finite float from ``smallest`` to ``largest``."""
-    if isinstance(value, bool | np.bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        number = math.inf if value > 0 else -math.inf
-    if not (smallest <= number <= largest and math.isfinite(number)):
-        rule = f"at least {smallest:g}" if largest == math.inf else f"from {smallest:g} to {largest:g}"
-        raise ValueError(f"{name} must be {rule} and finite, got {number:g}")
-    return number
 
 
 def labels(value: Any, classes: int, name: str = "target") -> np.ndarray:

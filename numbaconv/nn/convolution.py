@@ -12,8 +12,8 @@ from numbaconv.arrays import check_bias, float_array, result_dtype
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.functional import conv2d, conv2d_weight, conv_transpose2d
 from numbaconv.geometry import Conv2dGeometry, IntOrPair, Padding, Shape, integer, pads, pair
-from numbaconv.nn.checks import check_gradient, images, parameter_dtype
-from numbaconv.nn.initialisation import Rng, uniform
+from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype
+from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, empty, preferred
 from numbaconv.nn.module import Module, Parameter
 from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
@@ -40,10 +40,10 @@ class _Convolution(Module):
         self.out_channels = integer(out_channels, "out_channels", 1)
         self.kernel_size = pair(kernel_size, "kernel_size", 1)
         self.stride = pair(stride, "stride", 1)
-        self.padding = padding
         self.dilation = pair(dilation, "dilation", 1)
         self.groups = integer(groups, "groups", 1)
-        pads(padding, (1, 1), self.kernel_size, self.stride, self.dilation)  # to refuse bad ones now, not in forward
+        zeros = pads(padding, (1, 1), self.kernel_size, self.stride, self.dilation)  # to refuse bad ones now
+        self.padding = padding if isinstance(padding, str | int) else zeros  # a list might be changed later
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % self.groups:
                 raise ValueError(f"{name}={channels} must be divisible by groups={self.groups}")
@@ -51,9 +51,9 @@ class _Convolution(Module):
     def _initialise(self, first: int, second: int, bias: bool, dtype: Any, rng: Rng) -> None:
         """The parameters; ``first`` and ``second`` are the channels along the first dimensions of the weight."""
         shape: Shape = (first, second // self.groups, *self.kernel_size)
-        fan_in, dtype, rng = math.prod(shape[1:]), parameter_dtype(dtype), np.random.default_rng(rng)
+        fan_in, dtype, rng = math.prod(shape[1:]), parameter_dtype(dtype), generator(rng)
         self.weight = uniform(shape, fan_in, rng, dtype)
-        self.bias = uniform((self.out_channels,), fan_in, rng, dtype) if bias else None
+        self.bias = uniform((self.out_channels,), fan_in, rng, dtype) if flag(bias, "bias") else None
 
     def _bias(self) -> np.ndarray | None:
         return None if self.bias is None else check_bias(self.bias.data, self.out_channels)

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from numbaconv.arrays import empty
 from numbaconv.geometry import Shape
 from numbaconv.nn.module import Parameter
 
@@ -17,7 +18,30 @@ from numbaconv.nn.module import Parameter
 Rng: TypeAlias = np.random.Generator | int | None
 
 
+def generator(rng: Any, name: str = "rng") -> np.random.Generator:
+    """The generator that ``rng`` is, or a new one with this seed."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is not None and (isinstance(rng, bool) or not isinstance(rng, int | np.integer)):
+        raise TypeError(
+            f"{name} must be a numpy.random.Generator, an integer of at least 0, or None, "
+            f"got {rng!r} ({type(rng).__name__})"
+        )
+    if rng is not None and rng < 0:
+        raise ValueError(f"{name} must be at least 0 where it is a seed, got {rng}")
+    return np.random.default_rng(rng)
+
+
+def constant(shape: Shape, value: float, dtype: np.dtype) -> np.ndarray:
+    """An array that is ``value`` everywhere."""
+    data = empty(shape, dtype, "a parameter")
+    data[...] = value
+    return data
+
+
 def uniform(shape: Shape, fan_in: int, rng: np.random.Generator, dtype: np.dtype) -> Parameter:
     """A parameter drawn from ±1/√fan_in; the same for float32, up to its rounding, as for float64."""
     bound = 1 / math.sqrt(fan_in)
-    return Parameter(rng.uniform(-bound, bound, shape).astype(dtype))
+    data = empty(shape, dtype, "a parameter")
+    data[...] = rng.uniform(-bound, bound, shape)
+    return Parameter(data)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbaconv.nn.module import Module
+from numbaconv.values import as_path
 
 #: The dtypes of the safetensors format that a state dict has, by their names there; bfloat16 is read as its bits.
 _DTYPES = {
@@ -154,7 +154,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ModuleNotFoundError(
             'a .safetensors file needs the package safetensors: pip install "numbaconv[cli]"'
         ) from error
-    content = Path(path).read_bytes()
+    content = as_path(path).read_bytes()
     try:
         tensors = safetensors.deserialize(content)  # checks the sizes in the header against those of the file
     except Exception as error:

@@ -12,8 +12,8 @@ from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.geometry import Conv2dGeometry, integer
 from numbaconv.kernels.rows import OUTPUTS, multiply_rows
 from numbaconv.memory import flat, flat_bias
-from numbaconv.nn.checks import check_gradient, dense, parameter_dtype
-from numbaconv.nn.initialisation import Rng, uniform
+from numbaconv.nn.checks import check_gradient, dense, flag, parameter_dtype
+from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, in_layout
 from numbaconv.nn.module import Module
 from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
@@ -66,9 +66,9 @@ class Linear(Module):
         super().__init__()
         self.in_features = integer(in_features, "in_features", 1)
         self.out_features = integer(out_features, "out_features", 1)
-        dtype, rng = parameter_dtype(dtype), np.random.default_rng(rng)
+        dtype, rng = parameter_dtype(dtype), generator(rng)
         self.weight = uniform((self.out_features, self.in_features), self.in_features, rng, dtype)
-        self.bias = uniform((self.out_features,), self.in_features, rng, dtype) if bias else None
+        self.bias = uniform((self.out_features,), self.in_features, rng, dtype) if flag(bias, "bias") else None
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """``(N, out_features)``."""

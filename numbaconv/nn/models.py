@@ -16,7 +16,7 @@ from numbaconv.geometry import IntOrPair, pair
 from numbaconv.nn.activation import ReLU
 from numbaconv.nn.containers import Residual, Sequential
 from numbaconv.nn.convolution import Conv2d
-from numbaconv.nn.initialisation import Rng
+from numbaconv.nn.initialisation import Rng, generator
 from numbaconv.nn.linear import Flatten, Linear
 from numbaconv.nn.module import Module
 from numbaconv.nn.normalisation import BatchNorm2d
@@ -39,7 +39,7 @@ def digits_cnn(
     >>> digits_cnn().num_parameters
     3818
     """
-    options: Any = {"dtype": dtype, "rng": np.random.default_rng(rng)}
+    options: Any = {"dtype": dtype, "rng": generator(rng)}
     height, width = _halved(image_size, 1, smallest=1, up=True)
     return Sequential(
         Conv2d(in_channels, 8, 3, padding=1, **options),
@@ -71,7 +71,7 @@ def lenet5(
     >>> lenet5().num_parameters
     61706
     """
-    options: Any = {"dtype": dtype, "rng": np.random.default_rng(rng)}
+    options: Any = {"dtype": dtype, "rng": generator(rng)}
     height, width = ((size - 4) // 2 for size in _halved(image_size, 1, smallest=6))
     return Sequential(
         Conv2d(in_channels, 6, 5, padding=2, **options),
@@ -105,7 +105,7 @@ def mnist_cnn(
     >>> mnist_cnn().num_parameters
     421642
     """
-    options: Any = {"dtype": dtype, "rng": np.random.default_rng(rng)}
+    options: Any = {"dtype": dtype, "rng": generator(rng)}
     height, width = _halved(image_size, 2, smallest=1)
     return Sequential(
         Conv2d(in_channels, 32, 3, padding=1, **options),
@@ -144,7 +144,7 @@ def resnet20(
     272474
     """
     pair(image_size, "image_size", 1)
-    options: Any = {"dtype": dtype, "rng": np.random.default_rng(rng)}
+    options: Any = {"dtype": dtype, "rng": generator(rng)}
     layers: list[Module] = [*_conv_bn(in_channels, 16, 3, 1, options), ReLU()]
     channels = 16
     for width, stride in ((16, 1), (32, 2), (64, 2)):  # the three stages, of three blocks each

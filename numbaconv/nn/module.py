@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from numbaconv.nn.checks import parameter_dtype
+from numbaconv.values import as_mapping, numbers
 
 
 class Parameter:
@@ -216,14 +217,17 @@ class Module:
 
         Raises
         ------
+        TypeError
+            ``state`` is no mapping, or holds something else than numbers. Nothing has been changed then.
         ValueError
             A name is missing or unexpected, or an array has another shape or dtype. Nothing has been changed then.
         """
         own = dict(self._named_state())
+        as_mapping(state, "state")
         missing, unexpected = [name for name in own if name not in state], [name for name in state if name not in own]
         if missing or unexpected:
             raise ValueError("the state does not fit this model: " + _names(missing=missing, unexpected=unexpected))
-        arrays = {name: np.asarray(value) for name, value in state.items()}
+        arrays = {name: numbers(value, f"state[{name!r}]") for name, value in state.items()}
         for name, array in own.items():
             if arrays[name].shape != array.shape or arrays[name].dtype != array.dtype:
                 raise ValueError(

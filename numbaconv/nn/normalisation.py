@@ -11,7 +11,8 @@ from numbaconv.geometry import Layout, integer
 from numbaconv.jit import Kernel
 from numbaconv.kernels import normalisation as kernels
 from numbaconv.kernels.normalisation import NormSizes
-from numbaconv.nn.checks import check_gradient, images, parameter_dtype, real
+from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype, real
+from numbaconv.nn.initialisation import constant
 from numbaconv.nn.layout import Form, flat, layout_of
 from numbaconv.nn.module import Module, Parameter
 from numbaconv.threads import launch_light
@@ -91,11 +92,12 @@ class BatchNorm2d(Module):
         self.num_features = C = integer(num_features, "num_features", 1)
         self.eps = real(eps, "eps", 0)
         self.momentum = None if momentum is None else real(momentum, "momentum", 0, 1)
-        dtype = parameter_dtype(dtype)
-        self.weight = Parameter(np.ones(C, dtype)) if affine else None
-        self.bias = Parameter(np.zeros(C, dtype)) if affine else None
-        self.running_mean = np.zeros(C, dtype) if track_running_stats else None
-        self.running_var = np.ones(C, dtype) if track_running_stats else None
+        dtype, affine = parameter_dtype(dtype), flag(affine, "affine")
+        track_running_stats = flag(track_running_stats, "track_running_stats")
+        self.weight = Parameter(constant((C,), 1, dtype)) if affine else None
+        self.bias = Parameter(constant((C,), 0, dtype)) if affine else None
+        self.running_mean = constant((C,), 0, dtype) if track_running_stats else None
+        self.running_var = constant((C,), 1, dtype) if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
 
     def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:

@@ -11,9 +11,10 @@ import numpy as np
 from numbaconv.jit import Kernel
 from numbaconv.kernels import optimizers as kernels
 from numbaconv.memory import flat
-from numbaconv.nn.checks import real
+from numbaconv.nn.checks import flag, real
 from numbaconv.nn.module import Parameter
 from numbaconv.threads import launch_light
+from numbaconv.values import as_mapping, numbers
 
 #: What an optimizer remembers of one parameter.
 Memory: TypeAlias = dict[str, np.ndarray]
@@ -97,15 +98,16 @@ class Optimizer:
             A name or shape does not fit. Nothing has been changed then.
         """
         memories: list[Memory] = [{} for _ in self._bound()]
-        for name, value in state.items():
-            number, _, slot = name.partition(".")
+        for name, value in as_mapping(state, "state").items():
+            number, _, slot = str(name).partition(".")
             if slot not in self.slots or not number.isdecimal() or int(number) >= len(memories):
                 raise ValueError(f"the state has {name!r}, which this {type(self).__name__} does not remember")
             data = self._parameters[int(number)].data
             shape = () if slot == "step" else data.shape
-            if np.shape(value) != shape:
-                raise ValueError(f"{name} has shape {np.shape(value)} in the state, but {shape} in this optimizer")
-            memories[int(number)][slot] = np.array(value, np.int64 if slot == "step" else data.dtype)
+            array = numbers(value, f"state[{name!r}]")
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape} in the state, but {shape} in this optimizer")
+            memories[int(number)][slot] = array.astype(np.int64 if slot == "step" else data.dtype)
         for i, memory in enumerate(memories):
             if memory and len(memory) != len(self.slots):
                 missing = ", ".join(f"'{i}.{slot}'" for slot in self.slots if slot not in memory)
@@ -175,6 +177,10 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
 
 def _checked(parameters: Iterable[Parameter]) -> list[Parameter]:
     """A list of them; a TypeError if one is something else."""
+    if not isinstance(parameters, Iterable) or isinstance(parameters, np.ndarray | str | bytes):
+        raise TypeError(
+            f"parameters must be an iterable of nn.Parameter, got {parameters!r} ({type(parameters).__name__})"
+        )
     parameters = list(parameters)
     for parameter in parameters:
         if not isinstance(parameter, Parameter):
@@ -231,7 +237,7 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(lr, weight_decay)
         self.momentum = real(momentum, "momentum", 0)
-        self.nesterov = bool(nesterov)
+        self.nesterov = flag(nesterov, "nesterov")
         self.dampening = real(dampening, "dampening", 0)
         if nesterov and (momentum == 0 or dampening != 0):
             raise ValueError(

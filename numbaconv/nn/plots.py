@@ -9,7 +9,6 @@ import io
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from numbaconv.nn.files import write_file
 from numbaconv.nn.module import Module
 from numbaconv.nn.records import Epoch, Evaluation
+from numbaconv.values import as_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,14 +84,18 @@ def plot_training(
     ------
     ModuleNotFoundError
         matplotlib is not installed.
+    TypeError
+        The path is no path, or the history no list of epochs.
     ValueError
         The path ends in something else, or the history is empty.
     OSError
         The file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} must end in .png, .svg or .pdf")
+    if not isinstance(history, Sequence) or not all(isinstance(epoch, Epoch) for epoch in history):
+        raise TypeError(f"history must be a list of nn.Epoch, as Trainer.fit gives it, got {history!r}")
     if not history:
         raise ValueError("there are no epochs to draw")
     try:

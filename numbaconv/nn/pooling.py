@@ -12,10 +12,13 @@ from numbaconv.geometry import IntOrPair, Layout, Shape, integer, pair
 from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
 from numbaconv.kernels.pooling import BAND, PoolSizes
-from numbaconv.nn.checks import check_gradient, images
+from numbaconv.nn.checks import check_gradient, flag, images
 from numbaconv.nn.layout import Form, empty, flat, layout_of
 from numbaconv.nn.module import Module
 from numbaconv.threads import launch_light
+
+#: Pixels of the largest window that is taken: the kernels look at each of them.
+LARGEST_WINDOW = 2**24
 
 
 class _Pool2d(Module):
@@ -34,7 +37,11 @@ class _Pool2d(Module):
         self.stride = self.kernel_size if stride is None else pair(stride, "stride", 1)
         self.padding = pair(padding, "padding", 0)
         self.dilation = pair(dilation, "dilation", 1)
-        self.ceil_mode = bool(ceil_mode)
+        self.ceil_mode = flag(ceil_mode, "ceil_mode")
+        if math.prod(self.kernel_size) > LARGEST_WINDOW:
+            raise ValueError(
+                f"kernel_size={self.kernel_size} is too large: a window has at most {LARGEST_WINDOW} pixels"
+            )
         for K, P, D in zip(self.kernel_size, self.padding, self.dilation, strict=True):
             span = _span(K, D)
             if span < 2 * P:
@@ -166,7 +173,7 @@ class AvgPool2d(_Pool2d):
         divisor_override: int | None = None,
     ) -> None:
         super().__init__(kernel_size, stride, padding, 1, ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = flag(count_include_pad, "count_include_pad")
         self.divisor_override = None if divisor_override is None else integer(divisor_override, "divisor_override", 1)
 
     def forward(self, x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.nn.files import write_file
+from numbaconv.values import as_path
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +131,7 @@ class History(list[Epoch]):
         OSError
             The file cannot be written.
         """
-        path = Path(path)
+        path = as_path(path)
         write_file(path, self._text(path).encode())
 
     def _text(self, path: Path) -> str:

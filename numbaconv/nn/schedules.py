@@ -92,7 +92,7 @@ class MultiStepLR(Schedule):
     """
 
     def __init__(self, milestones: Iterable[int], gamma: float = 0.1) -> None:
-        if not isinstance(milestones, Iterable):
+        if not hasattr(milestones, "__iter__") or getattr(milestones, "ndim", 1) == 0:
             raise TypeError(f"milestones must be epochs, such as [30, 60], got {milestones!r}")
         self.milestones = [integer(epoch, "milestones", 1) for epoch in milestones]
         if self.milestones != sorted(set(self.milestones)):

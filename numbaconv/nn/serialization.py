@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from numbaconv.nn.containers import Sequential
 from numbaconv.nn.files import Arrays, Metadata, read_arrays, write_arrays
 from numbaconv.nn.models import MODELS
 from numbaconv.nn.module import Module
+from numbaconv.values import as_mapping, as_path
 
 #: What the header of a model's file says.
 KIND = "numbaconv-model"
@@ -56,10 +56,10 @@ def save_model(path: str | os.PathLike[str], model: Module, metadata: Mapping[st
     """
     if not isinstance(model, Module):
         raise TypeError(f"model must be an instance of nn.Module, got {model!r} ({type(model).__name__})")
-    metadata = dict(metadata or {})
+    metadata = {} if metadata is None else dict(as_mapping(metadata, "metadata"))
     if "model" in metadata:
         _check_recipe(metadata)
-    write_arrays(Path(path), KIND, model.state_dict(), metadata)
+    write_arrays(as_path(path), KIND, model.state_dict(), metadata)
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[Arrays, Metadata]:
@@ -83,7 +83,7 @@ def load_state(path: str | os.PathLike[str]) -> tuple[Arrays, Metadata]:
     OSError
         The file cannot be read.
     """
-    return read_arrays(Path(path), KIND)
+    return read_arrays(as_path(path), KIND)
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[Sequential, Metadata]:

@@ -53,7 +53,7 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         integer(self.patience, "patience", 1)
         object.__setattr__(self, "min_delta", real(self.min_delta, "min_delta", 0))
-        if self.monitor not in MONITORS:
+        if not isinstance(self.monitor, str) or self.monitor not in MONITORS:
             raise ValueError(f"monitor must be one of {', '.join(map(repr, MONITORS))}, got {self.monitor!r}")
 
     def best(self, history: Sequence[Epoch]) -> int | None:

@@ -11,7 +11,8 @@ import numpy as np
 from numbaconv.arrays import float_array
 from numbaconv.geometry import integer
 from numbaconv.nn.checkpoints import Checkpoint
-from numbaconv.nn.checks import real
+from numbaconv.nn.checks import flag, real
+from numbaconv.nn.initialisation import generator
 from numbaconv.nn.loop import Augment, Loop
 from numbaconv.nn.losses import CrossEntropyLoss, Loss
 from numbaconv.nn.module import Module
@@ -195,8 +196,8 @@ class Trainer:
             epochs=epochs,
             batch_size=batch_size,
             validation=validation,
-            shuffle=bool(shuffle),
-            rng=np.random.default_rng(seed),
+            shuffle=flag(shuffle, "shuffle"),
+            rng=generator(seed, "seed"),
             augment=augment,
             schedule=schedule,
             clip_norm=clip_norm,

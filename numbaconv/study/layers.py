@@ -198,9 +198,13 @@ class Layer:
 
         Raises
         ------
+        TypeError
+            It is no string.
         ValueError
             A word is not of the form above, comes twice or is missing, or the sizes do not fit each other.
         """
+        if not isinstance(descriptor, str):
+            raise TypeError(f"descriptor must be a str such as 'n32 c16 h32 k16 r3 p1', got {descriptor!r}")
         said: dict[str, Pair] = {}
         for word in descriptor.split():
             match = _WORD.fullmatch(word)

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from numbaconv.values import as_path
+
 FORMAT = 1
 #: Whose speed all others are compared with.
 OURS = "numbaconv"
@@ -105,7 +107,7 @@ class Study:
         """Write everything as JSON: NaN as null, measurements with six digits, the rounds of a library in a line."""
         text = json.dumps({"format": FORMAT, **_plain(asdict(self))}, indent=1, allow_nan=False)
         text = _NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        as_path(path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Study:
@@ -119,7 +121,7 @@ class Study:
             It is no JSON, or not of this format.
         """
         try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+            raw = json.loads(as_path(path).read_text(encoding="utf-8"))
             if raw.pop("format") != FORMAT:
                 raise KeyError("format")
             cells = [
