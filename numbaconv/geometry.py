@@ -370,7 +370,7 @@ def _is_sequence(value: Any) -> bool:
     """A list, a tuple, a one-dimensional array, but no text."""
     if isinstance(value, np.ndarray):
         return value.ndim == 1
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
 
 
 def _two(value: Any, name: str, rule: str) -> tuple[Any, Any]:

@@ -45,7 +45,7 @@ def run(options: Namespace) -> int:
         check(options)
         use_threads(options.threads)
         with user_errors(ImportError):
-            data = load(options.data or "digits")
+            data = load("digits" if options.data is None else options.data)
         set_defaults(options, data)
         files = output_files(options)
         arguments = model_arguments(options.model, data)

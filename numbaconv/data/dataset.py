@@ -95,6 +95,8 @@ class Dataset:
         """
         train = Samples.checked(images, labels, name)
         test = None
+        if test_images is None and test_labels is not None:
+            raise ValueError(f"{name}: there are test_labels, but no test_images to go with them")
         if test_images is not None:
             test = Samples.checked(test_images, test_labels, f"{name} (test)")
         return cls.from_source(Source(name, train, test))

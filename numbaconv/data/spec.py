@@ -12,6 +12,7 @@ from numbaconv.data.images import Size, holds_images, read_image, read_image_fol
 from numbaconv.data.named import NAMES, named_source
 from numbaconv.data.npz import read_npy_images, read_npz
 from numbaconv.data.source import Source, regular_file
+from numbaconv.geometry import integer, pair
 from numbaconv.values import as_path
 
 
@@ -34,6 +35,8 @@ def load(spec: str | os.PathLike[str], *, size: Size | int | None = None) -> Dat
 
     Raises
     ------
+    TypeError
+        ``spec`` is no path, or ``size`` none.
     FileNotFoundError
         There is no such file or folder, or no such data set on this machine; the message says how to get it.
     ValueError
@@ -68,9 +71,11 @@ def open_source(spec: str | os.PathLike[str], *, size: Size | int | None = None,
 
     Raises
     ------
-    FileNotFoundError, ValueError, ImportError
+    TypeError, FileNotFoundError, ValueError, ImportError
         As :func:`load`.
     """
+    size = None if size is None else pair(size, "size", 1)
+    channels = None if channels is None else integer(channels, "channels", 1)
     if isinstance(spec, str) and spec in NAMES:
         return named_source(spec)
     path = as_path(spec, "spec").expanduser()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv.kernels import elementwise
-from numbaconv.nn.checks import check_gradient, dense, real
+from numbaconv.nn.checks import check_gradient, dense, flag, real
 from numbaconv.nn.initialisation import Rng, generator
 from numbaconv.nn.layout import Form, flat
 from numbaconv.nn.module import Module
@@ -30,6 +30,7 @@ class ReLU(Module):
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
+        flag(inplace, "inplace")
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """An array of the shape of x."""
@@ -84,6 +85,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: Rng = None) -> None:
         super().__init__()
+        flag(inplace, "inplace")
         self.p = real(p, "p, the probability of a zero,", 0, 1)
         self.rng = generator(rng)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from numbaconv.nn.checks import parameter_dtype
+from numbaconv.nn.checks import FLOATS, parameter_dtype
 from numbaconv.values import as_mapping, numbers
 
 
@@ -25,11 +25,19 @@ class Parameter:
         The values. Optimizers change them in place.
     grad : ndarray or None
         The sum of the gradients of every backward pass since :meth:`Module.zero_grad`; None when there was none.
+
+    Raises
+    ------
+    TypeError
+        ``data`` is no array, or not of these dtypes.
     """
 
     __slots__ = ("data", "grad")
 
     def __init__(self, data: np.ndarray) -> None:
+        if not isinstance(data, np.ndarray) or data.dtype not in FLOATS:
+            kind = data.dtype if isinstance(data, np.ndarray) else type(data).__name__
+            raise TypeError(f"a parameter must be an array of float32 or float64, got {kind}")
         self.data = data
         self.grad: np.ndarray | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from numbaconv.geometry import integer
-from numbaconv.nn.checks import real
+from numbaconv.nn.checks import flag, real
 from numbaconv.nn.records import Epoch
 
 #: What can be watched, and whether more of it is better.
@@ -52,6 +52,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         integer(self.patience, "patience", 1)
+        flag(self.restore_best, "restore_best")
         object.__setattr__(self, "min_delta", real(self.min_delta, "min_delta", 0))
         if not isinstance(self.monitor, str) or self.monitor not in MONITORS:
             raise ValueError(f"monitor must be one of {', '.join(map(repr, MONITORS))}, got {self.monitor!r}")

@@ -120,8 +120,9 @@ class Study:
         ValueError
             It is no JSON, or not of this format.
         """
+        path = as_path(path)
         try:
-            raw = json.loads(as_path(path).read_text(encoding="utf-8"))
+            raw = json.loads(path.read_text(encoding="utf-8"))
             if raw.pop("format") != FORMAT:
                 raise KeyError("format")
             cells = [
