@@ -36,7 +36,9 @@ def correlate(
         found = target.reshape(-1), geometry.layout
     y, y_layout = found
     w, b = flat(weight, dtype), flat_bias(bias, dtype)
-    plan = make_plan(geometry, dtype, x_layout, y_layout, forms if all_finite(w) else _careful(forms))
+    plan = make_plan(geometry, dtype, x_layout, y_layout, forms)
+    if plan.zeros and not all_finite(w):
+        plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms))
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
     if plan.fill:
         channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
@@ -69,7 +71,7 @@ def weight_gradient(
         if plan.fill:
             w[:] = 0
         _run(plan, (x, z, w), memory, workers)
-        if all_finite(w):
+        if not plan.zeros or all_finite(w):
             break
     return _returned(out, target)
 

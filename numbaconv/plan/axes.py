@@ -72,6 +72,17 @@ class Correlation(NamedTuple):
         return most_rows, max((phase.pixels for phase in self.columns), default=0)
 
     @property
+    def padded(self) -> bool:
+        """Whether some tap of some pixel finds nothing but padding."""
+        axes = zip((self.rows, self.columns), self.step, (self.source.H, self.source.W), strict=True)
+        return any(
+            offset < 0 or offset + (phase.pixels - 1) * step >= size
+            for phases, step, size in axes
+            for phase in phases
+            for _, offset in phase.taps
+        )
+
+    @property
     def fill(self) -> bool:
         """Whether some target pixels belong to no phase."""
         reached = sum(axis.pixels for axis in self.rows) * sum(axis.pixels for axis in self.columns)

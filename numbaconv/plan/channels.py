@@ -137,7 +137,7 @@ def plan(work: Correlation) -> Plan:
         tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(taps, 0), table(runs, 3), table(phases, 8), table(tiles, 3))
-    return common.plan(correlate, CORRELATION, values, tables, g, work.fill)
+    return common.plan(correlate, CORRELATION, values, tables, g, fill=work.fill, zeros=work.padded)
 
 
 def _direct(work: Correlation, first: tuple[int, int], span: tuple[int, int], vectors: int) -> bool:
@@ -211,7 +211,9 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
     tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
-    return common.plan(weight_gradient, WEIGHT_GRADIENT, values, tables, g, len(taps) < g.KH * g.KW)
+    return common.plan(
+        weight_gradient, WEIGHT_GRADIENT, values, tables, g, fill=len(taps) < g.KH * g.KW, zeros=work.padded
+    )
 
 
 def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:

@@ -43,6 +43,8 @@ class Plan:
     threads: int
     #: Some elements of the result are reached by no tap, and must be filled before the kernel runs.
     fill: bool
+    #: Weights, or gradients of them, meet zeros that are in no array: those of padding, say. 0 * inf is NaN.
+    zeros: bool
 
 
 class Memory:
@@ -58,11 +60,20 @@ class Memory:
         return start
 
 
-def plan(kernel: Kernel, record: np.dtype, values: dict[str, int], tables: Any, g: Conv2dGeometry, fill: bool) -> Plan:
+def plan(
+    kernel: Kernel,
+    record: np.dtype,
+    values: dict[str, int],
+    tables: Any,
+    g: Conv2dGeometry,
+    *,
+    fill: bool,
+    zeros: bool,
+) -> Plan:
     """The plan of a kernel whose record has the fields ``slabs``, ``own`` and ``tasks``."""
     tasks = values["tasks"]
     threads = min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
-    return Plan(kernel, filled(record, **values), tables, values["slabs"], values["own"], threads, fill)
+    return Plan(kernel, filled(record, **values), tables, values["slabs"], values["own"], threads, fill, zeros)
 
 
 def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int) -> int:

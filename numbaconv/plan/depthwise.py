@@ -90,7 +90,7 @@ def plan(work: Correlation) -> Plan:
         tap_pixel=tap * pitch, tap_weight=weight * pitch, tasks=g.N * groups * bands,
     )  # fmt: skip
     tables = (table(runs, 2), table(phases, 10), table(tiles, 2))
-    return common.plan(correlate_depthwise, DEPTHWISE, values, tables, g, work.fill)
+    return common.plan(correlate_depthwise, DEPTHWISE, values, tables, g, fill=work.fill, zeros=work.padded)
 
 
 def weight_plan(work: Correlation) -> Plan:
@@ -115,7 +115,15 @@ def weight_plan(work: Correlation) -> Plan:
         shared=int(tap == 1 and line.in_w <= 2), tasks=parts * groups,
     )  # fmt: skip
     triples = _triples(work, (top, left), line.columns, pitch)
-    return common.plan(weight_gradient_depthwise, WEIGHT_DEPTHWISE, values, (table([(0, 0)], 2), triples), g, False)
+    return common.plan(
+        weight_gradient_depthwise,
+        WEIGHT_DEPTHWISE,
+        values,
+        (table([(0, 0)], 2), triples),
+        g,
+        fill=False,
+        zeros=work.padded,
+    )
 
 
 def _groups(work: Correlation) -> tuple[int, int]:

@@ -42,4 +42,4 @@ def _plan(kernel: Kernel, work: Correlation, x: Side, y: Side, tasks: int) -> Pl
         w_oc=one, w_ic=channel, w_kh=row, w_kw=column,
     )  # fmt: skip
     threads = min(tasks, 1) if g.flops < common.SERIAL_FLOPS else tasks
-    return Plan(kernel, numbers, (), shared=0, own=0, threads=threads, fill=False)
+    return Plan(kernel, numbers, (), shared=0, own=0, threads=threads, fill=False, zeros=False)

@@ -105,7 +105,7 @@ def plan(work: Correlation) -> Plan:
         out_h=work.stride[0], out_w=work.stride[1], stacked=stacked, tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(packing.remainders, 2), steps, table(phases, 6), table(rows, 3))
-    return common.plan(correlate_planes, PLANES, values, tables, g, work.fill)
+    return common.plan(correlate_planes, PLANES, values, tables, g, fill=work.fill, zeros=work.padded)
 
 
 def weight_plan(work: Correlation) -> Plan:
@@ -136,7 +136,9 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     tables = (table(remainders, 2), steps, table(rows, 3))
     fill = len(steps) < ICG * g.KH * g.KW
-    return common.plan(weight_gradient_planes, WEIGHT_PLANES, values, tables, g, fill)
+    return common.plan(
+        weight_gradient_planes, WEIGHT_PLANES, values, tables, g, fill=fill, zeros=True
+    )  # rows of the gradient are filled up
 
 
 def _packing(work: Correlation) -> Packing:

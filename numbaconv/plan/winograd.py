@@ -117,7 +117,7 @@ def plan(work: Correlation) -> Plan:
         batch=rows, top=-g.PT if work.forward else g.PT - 2, left=-g.PL if work.forward else g.PL - 2,
         columns=columns, units=units, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
-    return common.plan(correlate_winograd, WINOGRAD, values, (_heights(tiles),), g, False)
+    return common.plan(correlate_winograd, WINOGRAD, values, (_heights(tiles),), g, fill=False, zeros=True)
 
 
 def weight_cost(work: Correlation) -> float:
@@ -180,7 +180,7 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(9)]
     tables = (common.table(taps, 2), common.table(registers, 3))
-    return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, g, False)
+    return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, g, fill=False, zeros=True)
 
 
 def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
