@@ -99,6 +99,8 @@ def conv2d(
     ValueError
         A parameter is out of range, shapes do not fit each other, the output would be smaller than one pixel, ``out``
         cannot take the result, or ``algorithm`` does not serve this convolution. Nothing has been written by then.
+    MemoryError
+        The output, a copy of an argument that is not contiguous, or scratch memory does not fit; nor has anything then.
 
     See Also
     --------
