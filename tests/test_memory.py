@@ -167,6 +167,7 @@ far = pytest.mark.skipif(
 each_general = pytest.mark.parametrize("form", ["channels", "planes", *PLAIN])
 
 
+@pytest.mark.slow
 @far
 @pytest.mark.compiled
 @each_general
@@ -187,6 +188,7 @@ def test_pixels_beyond_2_to_the_31(layout: Any, form: str) -> None:
         assert numbaconv.conv2d_weight(one, w.shape, x, padding=padding, layout=layout).item() == 4 * 3
 
 
+@pytest.mark.slow
 @far
 @pytest.mark.compiled
 @each_general
