@@ -323,9 +323,9 @@ def check_algorithm(algorithm: Any, geometry: Conv2dGeometry) -> Algorithm:
         raise ValueError(f'algorithm={algorithm!r} is unknown: it is "auto", "direct" or "winograd"')
     if algorithm == "winograd":
         g = geometry
-        if (g.KH, g.KW, g.SH, g.SW, g.DH, g.DW) != (3, 3, 1, 1, 1, 1):
+        if (g.KH, g.KW) not in ((3, 3), (5, 5)) or (g.SH, g.SW, g.DH, g.DW) != (1, 1, 1, 1):
             raise ValueError(
-                f'algorithm="winograd" serves 3 x 3 kernels with stride 1 and dilation 1, got kernel '
+                f'algorithm="winograd" serves 3 x 3 and 5 x 5 kernels with stride 1 and dilation 1, got kernel '
                 f"{(g.KH, g.KW)}, stride {(g.SH, g.SW)}, dilation {(g.DH, g.DW)}"
             )
     return algorithm  # type: ignore[return-value]

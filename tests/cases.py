@@ -258,6 +258,7 @@ class Kind(NamedTuple):
     columns: Sequence[int] = WIDTHS
     kernels: Sequence[int] = (3, 1, 2, 4, 5)
     strides: Sequence[int] = (1, 2, 3, 1, 2, 5)
+    square: bool = False  # kernels are as high as wide
     dilations: Sequence[int] = (1, 1, 1, 2, 3)
 
 
@@ -270,7 +271,9 @@ def make_case(
     """
     kind = KINDS.get(form, GENERAL_KIND)
     same = choose(0, 4) == 0
-    rows, columns = _axis(choose, kind, (1, 2, 3, 5, 8), same, far), _axis(choose, kind, kind.columns, same, far)
+    rows = _axis(choose, kind, (1, 2, 3, 5, 8), same, far)
+    across = kind._replace(kernels=(rows.kernel,)) if kind.square else kind
+    columns = _axis(choose, across, kind.columns, same, far)
     layout, dtype = ("NCHW", "NHWC")[choose(0, 1)], np.dtype(_pick(choose, dtypes))
     shape = [axis.image for axis in (rows, columns)]
     parameters = {
@@ -346,7 +349,7 @@ def _tiled_channels(choose: Choose, most: int, lanes: int) -> tuple[int, int, in
 
 GENERAL_KIND = Kind(_channels)
 #: Wide enough for more tiles in a row than are transformed together.
-_TILED = Kind(_tiled_channels, (*WIDTHS, 31, 230, 300), kernels=(3,), strides=(1,), dilations=(1,))
+_TILED = Kind(_tiled_channels, (*WIDTHS, 31, 230, 300), (3, 3, 5), (1,), square=True, dilations=(1,))
 #: What only some cases can be planned in.
 KINDS = {
     # The windows of taps that have loops of their own, what lies between them, and what is more than one window. With

@@ -150,7 +150,7 @@ FUNCTIONS = [
         ("bias 2-D", {"bias": np.ones((1, 1), F)}, ValueError, r"bias has shape \(1, 1\), but must be \(1,\)"),
         ("bias list", {"bias": [1.0]}, TypeError, "bias must be a numpy.ndarray, got list"),
         ("bias integers", {"bias": np.ones(1, int)}, TypeError, "bias has dtype int64|bias has dtype int32"),
-        ("winograd", {"algorithm": "winograd"}, ValueError, r"serves 3 x 3 kernels .* got kernel \(2, 2\)"),
+        ("winograd", {"algorithm": "winograd"}, ValueError, r"serves 3 x 3 and 5 x 5 kernels .* got kernel \(2, 2\)"),
         ("unknown name", {"strides": 1}, TypeError, "unexpected keyword argument 'strides'"),
         input=X,
         weight=W,

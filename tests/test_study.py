@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import threading
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,7 @@ def test_one_of_us_takes_part_whoever_is_named() -> None:
 
 @pytest.mark.compiled
 def test_layers_that_an_algorithm_does_not_serve_are_left_out() -> None:
-    layers = {"strided": STRIDED, "plain": PLAIN, "large": "n1 c2 h6 k3 r5"}
+    layers = {"strided": STRIDED, "plain": PLAIN, "large": "n1 c2 h8 k3 r7"}
     how: Any = {"threads": [1], "layouts": ["NCHW"], "works": ["forward"], "names": ["im2col"], "quick": True}
     study = runner.run(layers, **how, algorithm="winograd")
     assert [cell.name for cell in study.cells] == ["plain"]
@@ -275,7 +276,7 @@ def test_layers_that_an_algorithm_does_not_serve_are_left_out() -> None:
     left = "numbaconv: 2 of 3 layers, which algorithm winograd does not serve: strided, large"
     assert study.settings["left out"] == [left]
     del layers["plain"]
-    with pytest.raises(ValueError, match='no layer can be run: algorithm="winograd" serves 3 x 3 kernels'):
+    with pytest.raises(ValueError, match='no layer can be run: algorithm="winograd" serves 3 x 3 and 5 x 5 kernels'):
         runner.run(layers, **how, algorithm="winograd")
 
 
@@ -331,7 +332,10 @@ def test_models_are_compared_by_the_algorithm_asked_for(
         ("--train --suite vgg", "--train compares models, not layers: --suite does not go with it"),
         ("--train alexnet", "--train: there is no model 'alexnet': choose from"),
         ("--algorithm fft", "invalid choice: 'fft'"),
-        ("--algorithm winograd --suite lenet", 'no layer can be run: algorithm="winograd" serves 3 x 3 kernels'),
+        (
+            "--algorithm winograd --layer 'n1 c1 h8 k1 r7'",
+            'no layer can be run: algorithm="winograd" serves 3 x 3 and 5 x 5 kernels',
+        ),
         ("--algorithm winograd --train", "--algorithm winograd serves no whole model: with --train it is auto or"),
         ("--from a.json --algorithm auto", "--from shows an earlier run: --algorithm does not go with it"),
         ("--figures here.json", "--figures here.json: is not a folder"),
@@ -344,7 +348,7 @@ def test_mistakes_are_told_in_one_line(
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.json").write_text("{}")
-    [*words] = options.split(" ")
+    words = shlex.split(options)
     assert main(["compare", *words]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("numbaconv: error: ")

@@ -62,12 +62,13 @@ def geometries(count: int) -> Iterator[tuple[Conv2dGeometry, np.dtype]]:
         )
         if count % 9 == 0 and not INTERPRETED:
             h, w = 5, 260  # more tiles than are transformed together
-        padding = tuple((int(rng.integers(0, 4)), int(rng.integers(0, 4))) for _ in range(2))
-        if h + sum(padding[0]) < 3 or w + sum(padding[1]) < 3:
+        side = int(rng.choice([3, 3, 5]))
+        padding = tuple((int(rng.integers(0, side + 1)), int(rng.integers(0, side + 1))) for _ in range(2))
+        if h + sum(padding[0]) < side or w + sum(padding[1]) < side:
             continue
-        image, filters = (n, ic * groups, h, w), (oc * groups, ic, 3, 3)
+        image, filters = (n, ic * groups, h, w), (oc * groups, ic, side, side)
         if layout == "NHWC":
-            image, filters = (n, h, w, ic * groups), (oc * groups, 3, 3, ic)
+            image, filters = (n, h, w, ic * groups), (oc * groups, side, side, ic)
         count -= 1
         dtype = np.dtype(rng.choice([np.float32, np.float64]))
         yield Conv2dGeometry.forward(image, filters, 1, padding, 1, groups, layout), dtype
@@ -146,13 +147,14 @@ def test_whole_numbers_in_any_memory_order(form: str, monkeypatch: pytest.Monkey
 @pytest.mark.compiled
 @pytest.mark.parametrize("channels", [1, 8, 64, 512])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e12])
-def test_the_error_that_auto_promises(channels: int, scale: float) -> None:
+@pytest.mark.parametrize("side", [3, 5])
+def test_the_error_that_auto_promises(side: int, channels: int, scale: float) -> None:
     """At most 2e-5 of the largest output, with room to spare."""
     rng = np.random.default_rng(channels)
     x = (rng.standard_normal((2, channels, 17, 18)) * scale).astype(np.float32)
-    w = rng.standard_normal((24, channels, 3, 3)).astype(np.float32)
+    w = rng.standard_normal((24, channels, side, side)).astype(np.float32)
     z = rng.standard_normal((2, 24, 17, 18)).astype(np.float32)
-    g = Conv2dGeometry.forward(x.shape, w.shape, 1, 1)
+    g = Conv2dGeometry.forward(x.shape, w.shape, 1, side // 2)
     nothing = None, None
     exact = passes(g, x.astype(np.float64), w.astype(np.float64), z.astype(np.float64), *nothing, "direct")
     for got, want in zip(passes(g, x, w, z, *nothing, "winograd"), exact, strict=True):
@@ -161,14 +163,16 @@ def test_the_error_that_auto_promises(channels: int, scale: float) -> None:
 
 def test_auto_chooses_it_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = Conv2dGeometry.forward((4, 64, 16, 16), (64, 64, 3, 3), 1, 1)
+    wider = Conv2dGeometry.forward((4, 64, 16, 16), (64, 64, 5, 5), 1, 2)
+    oblong = Conv2dGeometry.forward((4, 64, 16, 16), (64, 64, 3, 5), 1, (1, 2))
     thin = Conv2dGeometry.forward((4, 1, 16, 16), (2, 1, 3, 3), 1, 1)
     strided = Conv2dGeometry.forward((4, 64, 16, 16), (64, 64, 3, 3), 2, 1)
     for make in (planning.forward_plan, planning.input_gradient_plan, planning.weight_gradient_plan):
         kernels = [
             make(g, np.dtype(np.float32), "NCHW", "NCHW", planning.FORMS["auto"]).kernel.name
-            for g in (wide, thin, strided)
+            for g in (wide, wider, oblong, thin, strided)
         ]
-        assert ["winograd" in name for name in kernels] == [True, False, False]
+        assert ["winograd" in name for name in kernels] == [True, True, False, False, False]
 
 
 def test_set_algorithm_is_what_auto_means() -> None:

@@ -470,7 +470,7 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     rows, blocks = min(n.batch, n.tall), n.G * n.blocks
     slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
     stage = min(rows * n.tile, n.OH) * min(n.strip * n.tile, n.OW) * n.width if n.y_c != 1 else 0
-    taps = (9 * n.lanes + 3 * n.points) * n.width
+    taps = (n.side**2 * n.lanes + n.side * n.points) * n.width
     inputs, weights = (n.inputs, points * n.input_point), (n.weights, points * n.weight_point)
     assert n.own == plan.own
     assert_apart(
@@ -506,9 +506,9 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
             lanes = min(n.width, n.OCG - channel)
             assert lanes > 0
             start = group * n.w_group + channel * n.w_lane
-            first = start + np.arange(n.ICG)[:, None, None] * n.w_channel + np.arange(9)[:, None] * n.w_column
+            first = start + np.arange(n.ICG)[:, None, None] * n.w_channel + np.arange(n.side**2)[:, None] * n.w_column
             used.update((first + np.arange(lanes) * n.w_lane).ravel().tolist())
-    assert_weights_once(used, 9, g)
+    assert_weights_once(used, int(n.side) ** 2, g)
     assert not plan.fill
 
 
@@ -527,7 +527,8 @@ def assert_shared_once(n: Any, threads: int) -> None:
 
 def check_tiles(n: Any) -> None:
     """Tiles cover the output, strips its tiles, and the points of a strip are in the columns of its slab."""
-    assert winograd.TILES[int(n.tile)] == n.points == n.tile + 2
+    assert n.tile in winograd.TILES[int(n.side)]
+    assert n.points == n.tile + n.side - 1
     assert (n.tall - 1) * n.tile < n.OH <= n.tall * n.tile
     assert (n.wide - 1) * n.tile < n.OW <= n.wide * n.tile
     assert (n.strips - 1) * n.strip < n.wide <= n.strips * n.strip
@@ -574,7 +575,7 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert most * n.z_pitch <= n.gradient_point
     assert beyond * n.width <= n.sum_block
     assert max(shares) * n.sum_block <= n.sum_point
-    assert 9 * n.ICG * n.width <= n.block_size
+    assert n.side**2 * n.ICG * n.width <= n.block_size
 
     rows = min(n.batch, n.tall)
     slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
@@ -601,7 +602,7 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
         for threads in THREADS:
             assert_shared_once(n, threads)
     check_unpacking(n, taps, g)
-    assert len(taps) == 9
+    assert len(taps) == n.side**2 == g.KH * g.KW
     assert not plan.fill
     check_parts(n)
 

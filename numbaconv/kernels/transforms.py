@@ -13,9 +13,11 @@ from numbaconv.simd import lanes_of, linear, load, plus, spread, store
 
 _INPUT_4, _INPUT_6 = linear(input_matrix(4)), linear(input_matrix(6))
 _TAPS_2_4, _TAPS_3_4 = linear(tap_matrix(4, 2)), linear(tap_matrix(4, 3))
-_TAPS_3_6, _TAPS_4_6 = linear(tap_matrix(6, 3)), linear(tap_matrix(6, 4))
+_TAPS_2_6, _TAPS_3_6 = linear(tap_matrix(6, 2)), linear(tap_matrix(6, 3))
+_TAPS_4_6, _TAPS_5_6 = linear(tap_matrix(6, 4)), linear(tap_matrix(6, 5))
 _OUTPUT_2_4, _OUTPUT_3_4 = linear(output_matrix(2, 4)), linear(output_matrix(3, 4))
-_OUTPUT_3_6, _OUTPUT_4_6 = linear(output_matrix(3, 6)), linear(output_matrix(4, 6))
+_OUTPUT_2_6, _OUTPUT_3_6 = linear(output_matrix(2, 6)), linear(output_matrix(3, 6))
+_OUTPUT_4_6, _OUTPUT_5_6 = linear(output_matrix(4, 6)), linear(output_matrix(5, 6))
 
 
 @device
@@ -56,6 +58,10 @@ def transform_sums(
         for k in range(rows):
             tile = plus(_OUTPUT_4_6(load(6, temp, here + k * n * lanes, lanes)), spread(4, 1, x, bias))
             write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
+    elif n == 6:
+        for k in range(rows):
+            tile = plus(_OUTPUT_2_6(load(6, temp, here + k * n * lanes, lanes)), spread(2, 1, x, bias))
+            write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
     else:
         for k in range(rows):
             tile = plus(_OUTPUT_2_4(load(4, temp, here + k * n * lanes, lanes)), spread(2, 1, x, bias))
@@ -76,8 +82,12 @@ def _taps(n, r, count, x, i, pitch, apart, to, j, to_pitch, to_apart):
     """Apply ``G`` to ``count`` columns of ``r`` vectors."""
     if n == 6 and r == 3:
         _columns(_TAPS_3_6, 3, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
-    elif n == 6:
+    elif n == 6 and r == 4:
         _columns(_TAPS_4_6, 4, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
+    elif n == 6 and r == 5:
+        _columns(_TAPS_5_6, 5, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
+    elif n == 6:
+        _columns(_TAPS_2_6, 2, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     elif r == 3:
         _columns(_TAPS_3_4, 3, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     else:
@@ -89,6 +99,10 @@ def _output(m, n, count, x, i, pitch, apart, to, j, to_pitch, to_apart):
     """Apply ``A.T`` to ``count`` columns of ``n`` vectors."""
     if n == 6 and m == 4:
         _columns(_OUTPUT_4_6, 6, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
+    elif n == 6 and m == 2:
+        _columns(_OUTPUT_2_6, 6, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
+    elif n == 6 and m == 5:
+        _columns(_OUTPUT_5_6, 6, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     elif n == 6:
         _columns(_OUTPUT_3_6, 6, count, x, i, pitch, apart, to, j, to_pitch, to_apart)
     elif m == 2:

@@ -1,9 +1,9 @@
-"""The weight gradient of 3 x 3 convolutions, by Winograd's minimal filtering.
+"""The weight gradient of 3 x 3 and 5 x 5 convolutions, by Winograd's minimal filtering.
 
 The gradient of a filter is a correlation too, of the input with the output's gradient; a tile of the gradient's 4 x 4
-pixels are its taps, and the nine weights its outputs. So ``F(3, 4)`` takes the place of ``F(4, 3)``, which reads the
-same 6 x 6 pixels of the input, and transforms them in the same way. As the transform back is linear, it is done but
-once, for the sum over all tiles::
+pixels are its taps, and the nine weights its outputs. So ``F(3, 4)`` takes the place of ``F(4, 3)``, and ``F(5, 2)``
+that of ``F(2, 5)``: they read the same 6 x 6 pixels of the input, and transform them in the same way. As the transform
+back is linear, it is done but once, for the sum over all tiles::
 
     part:   for each batch of tiles:
                 V[point][tile][input channels]  = B.T x input pixels x B           (transforms.transform_input)
@@ -46,6 +46,7 @@ WEIGHT_WINOGRAD = record(
     "w_group",  # strides of the weight's gradient
     "w_lane",
     "w_channel",
+    "side",  # taps along either axis
     "joined",  # taps that lie next to each other in it
     "lanes",  # lanes of one vector
     "width",  # lanes of a block
@@ -89,7 +90,7 @@ def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, stage, thre
     ----------
     numbers : int array
         A WEIGHT_WINOGRAD.
-    taps : int array (9, 2)
+    taps : int array (taps, 2)
         Where in a filter each tap lies, and the first of its rows in a block.
     tiles : int array (tiles, 3)
         First input channel, height of the register tile, rows of it that exist; the others are summed, and never read.
@@ -230,7 +231,7 @@ def _transform_sums(scratch, own, plan, blocks, to):
         source = own + plan.sums + block * plan.sum_block
         for lane in range(0, plan.ICG * plan.width, plan.lanes):
             transform_output(
-                3, plan.points, scratch, source + lane, plan.sum_point, scratch, own + plan.temporary,
-                scratch, to + lane, 3 * plan.ICG * plan.width, plan.ICG * plan.width,
+                plan.side, plan.points, scratch, source + lane, plan.sum_point, scratch, own + plan.temporary,
+                scratch, to + lane, plan.side * plan.ICG * plan.width, plan.ICG * plan.width,
             )  # fmt: skip
         to += plan.block_size

@@ -1,9 +1,9 @@
-"""The forward pass and the input gradient of 3 x 3 convolutions, by Winograd's minimal filtering.
+"""The forward pass and the input gradient of 3 x 3 and 5 x 5 convolutions, by Winograd's minimal filtering.
 
 The output is cut into small tiles. For each tile the pixels that it reads are transformed, channel by channel; the
 transformed pixels are multiplied with the transformed weights, *point by point*, and summed over channels; and the sums
-are transformed back (:mod:`numbaconv.kernels.cook_toom` says why that is the convolution). With tiles of 4 x 4 pixels,
-36 multiplications do the work of 144.
+are transformed back (:mod:`numbaconv.kernels.cook_toom` says why that is the convolution). For 3 x 3 taps and tiles of
+4 x 4 pixels, 36 multiplications do the work of 144; for 5 x 5 taps and 2 x 2 pixels, which read as many, that of 100.
 
 At one point, the sums over channels of many tiles are a product of matrices: the register tile once more, whose rows
 are tiles of the image, and whose lanes are output channels::
@@ -60,6 +60,7 @@ WINOGRAD = record(
     "w_lane",
     "w_channel",
     "w_column",  # and from a tap to the next, the rows of a filter being one run
+    "side",  # taps along either axis
     "turned",  # 1: the taps are in reverse order
     "lanes",  # lanes of one vector
     "width",  # lanes of a block
@@ -156,17 +157,18 @@ def _transform_weights(w, scratch, stage, plan, block, first, to):
 @device
 def _pack_taps(w, start, plan, channels, lanes, stage, to):
     """Copy the taps of some channels to ``[channel][row][column][lane]``."""
-    pitch = 9 * plan.width
+    taps = plan.side * plan.side
+    pitch = taps * plan.width
     if lanes < plan.width:
         clear(stage, to, channels * pitch)
-    if plan.w_lane != 1 and plan.w_channel == 9:
-        transpose_all(stage, to, plan.width, w, start, plan.w_lane, lanes, channels * 9, plan.lanes)
+    if plan.w_lane != 1 and plan.w_channel == taps:
+        transpose_all(stage, to, plan.width, w, start, plan.w_lane, lanes, channels * taps, plan.lanes)
     elif plan.w_column == 1:
         for c in range(channels):
             here = start + c * plan.w_channel
-            transpose_all(stage, to + c * pitch, plan.width, w, here, plan.w_lane, lanes, 9, plan.lanes)
+            transpose_all(stage, to + c * pitch, plan.width, w, here, plan.w_lane, lanes, taps, plan.lanes)
     else:
-        for tap in range(9):
+        for tap in range(taps):
             here, target = start + tap * plan.w_column, to + tap * plan.width
             if plan.w_lane == 1:
                 move(stage, target, pitch, w, here, plan.w_channel, channels, lanes)
@@ -177,14 +179,14 @@ def _pack_taps(w, start, plan, channels, lanes, stage, to):
 @device
 def _transform_taps(scratch, stage, channels, plan, to):
     """Transform the packed taps of some channels."""
-    temporary = stage + 9 * plan.lanes * plan.width
-    column = plan.width
+    side, taps, column = plan.side, plan.side * plan.side, plan.width
+    temporary = stage + taps * plan.lanes * plan.width
     if plan.turned:
-        stage, column = stage + 8 * column, -column
+        stage, column = stage + (taps - 1) * column, -column
     for channel in range(channels):
         for lane in range(0, plan.width, plan.lanes):
             transform_taps(
-                plan.points, 3, scratch, stage + channel * 9 * plan.width + lane, 3 * column, column,
+                plan.points, side, scratch, stage + channel * taps * plan.width + lane, side * column, column,
                 scratch, temporary, scratch, to + channel * plan.width + lane, plan.weight_point,
             )  # fmt: skip
 

@@ -14,8 +14,8 @@ from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation
 from numbaconv.plan.common import Memory, Plan, round_up
 
-#: Output pixels of a tile along either axis, and how many points it then takes.
-TILES = {2: 4, 4: 6}
+#: Output pixels of a tile along either axis, by the taps along it. Together they make the points, less one.
+TILES = {3: (2, 4), 5: (2,)}
 #: Bytes of a batch, transformed, and its sums: with the weights of a point, they should stay in the L2 cache.
 BATCH_BYTES = 640 * 1024
 #: Tiles of a batch: enough that weights, which it reads once, are used often.
@@ -31,6 +31,7 @@ LEAST = 4
 class Cut(NamedTuple):
     """How the pixels and channels are cut."""
 
+    side: int
     tile: int
     points: int
     tall: int
@@ -43,29 +44,28 @@ class Cut(NamedTuple):
     pitch: int
 
 
-def cut(work: Correlation, tile: int) -> Cut:
+def cuts(work: Correlation) -> list[Cut]:
+    """The ways that there are kernels for."""
+    g = work.g
+    serves = g.KH == g.KW and (g.SH, g.SW, g.DH, g.DW) == (1, 1, 1, 1)
+    return [_cut(work, tile) for tile in TILES.get(g.KH, ())] if serves else []
+
+
+def _cut(work: Correlation, tile: int) -> Cut:
     """For tiles of ``tile`` x ``tile`` output pixels."""
-    lanes = simd.lanes(work.dtype)
+    side, lanes = work.g.KH, simd.lanes(work.dtype)
     tall, wide = -(-work.target.H // tile), -(-work.target.W // tile)
     strips = -(-wide // (2 * BATCH))
     width = min(2, -(-work.OCG // lanes)) * lanes
     return Cut(
-        tile, TILES[tile], tall, wide, -(-wide // strips), strips, lanes, width, -(-work.OCG // width),
+        side, tile, tile + side - 1, tall, wide, -(-wide // strips), strips, lanes, width, -(-work.OCG // width),
         round_up(work.ICG, lanes),
     )  # fmt: skip
 
 
-def serves(work: Correlation) -> bool:
-    """Whether there are kernels for it."""
-    g = work.g
-    return (g.KH, g.KW, g.SH, g.SW, g.DH, g.DW) == (3, 3, 1, 1, 1, 1)
-
-
 def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
-    if not serves(work):
-        return float("inf")
-    return min(_cost(work, cut(work, tile)) for tile in TILES)
+    return min((_cost(work, c) for c in cuts(work)), default=float("inf"))
 
 
 def _cost(work: Correlation, c: Cut) -> float:
@@ -82,15 +82,16 @@ def _cost(work: Correlation, c: Cut) -> float:
 def plan(work: Correlation) -> Plan:
     """The plan of a forward pass or an input gradient."""
     g, source, target = work.g, work.source, work.target
-    c = min((cut(work, tile) for tile in TILES), key=lambda c: _cost(work, c))
+    c = min(cuts(work), key=lambda c: _cost(work, c))
     by_blocks, points = _by_blocks(work, c), c.points**2
     units = g.N * c.tall * c.strips
     rows = _batch(work, c, (0 if by_blocks else c.pitch) + c.width, units)
     tiles = rows * c.strip
-    columns = c.strip * c.tile + 2
-    slab = (min(rows, c.tall) * c.tile + 2) * columns * work.ICG + c.lanes
+    beyond, filter_size = c.side - 1, c.side**2
+    columns = c.strip * c.tile + beyond
+    slab = (min(rows, c.tall) * c.tile + beyond) * columns * work.ICG + c.lanes
     stage = min(rows, c.tall) * c.strip * c.tile**2 * c.width + c.width
-    taps = (9 * c.lanes + 3 * c.points) * c.width
+    taps = (filter_size * c.lanes + c.side * c.points) * c.width
     input_point = ((g.N * c.tall * c.wide if by_blocks else tiles) + TALL) * c.pitch + c.lanes
     sum_point, weight_point = (tiles + TALL) * c.width + c.lanes, work.ICG * c.width + c.lanes
     shared, own = Memory(c.lanes), Memory(c.lanes)
@@ -101,20 +102,20 @@ def plan(work: Correlation) -> Plan:
     bias = shared.add(g.G * c.blocks * c.width)
     sums = own.add(points * sum_point)
     temporary = own.add(points * c.lanes)
-    one = g.ICG * 9
-    lane, channel, column = (one, 9, 1) if g.layout == "NCHW" else (one, 1, g.ICG)
+    one = g.ICG * filter_size
+    lane, channel, column = (one, filter_size, 1) if g.layout == "NCHW" else (one, 1, g.ICG)
     if not work.forward:
         lane, channel = channel, lane
     values = dict(
         G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W, OH=target.H, OW=target.W,
         **source.strides("x"), **target.strides("y"),
-        w_group=g.OCG * one, w_lane=lane, w_channel=channel, w_column=column, turned=int(not work.forward),
+        w_group=g.OCG * one, w_lane=lane, w_channel=channel, w_column=column, side=c.side, turned=int(not work.forward),
         lanes=c.lanes, width=c.width, blocks=c.blocks, block_size=block_size, by_blocks=int(by_blocks),
         bias=bias, slabs=shared.size, own=own.size, inputs=inputs, weights=weights, sums=sums,
         temporary=temporary, tile=c.tile, points=c.points, pitch=c.pitch,
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
         tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
-        batch=rows, top=-g.PT if work.forward else g.PT - 2, left=-g.PL if work.forward else g.PL - 2,
+        batch=rows, top=-g.PT if work.forward else g.PT - beyond, left=-g.PL if work.forward else g.PL - beyond,
         columns=columns, units=units, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
     return common.plan(correlate_winograd, WINOGRAD, values, (_heights(tiles),), g, fill=False, zeros=True)
@@ -122,9 +123,7 @@ def plan(work: Correlation) -> Plan:
 
 def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
-    if not serves(work):
-        return float("inf")
-    return min(_weight_cost(work, cut(work, tile)) for tile in TILES)
+    return min((_weight_cost(work, c) for c in cuts(work)), default=float("inf"))
 
 
 def _weight_cost(work: Correlation, c: Cut) -> float:
@@ -142,7 +141,7 @@ def _weight_cost(work: Correlation, c: Cut) -> float:
 def weight_plan(work: Correlation) -> Plan:
     """The plan of a weight gradient."""
     g = work.g
-    c = min((cut(work, tile) for tile in TILES), key=lambda c: _weight_cost(work, c))
+    c = min(cuts(work), key=lambda c: _weight_cost(work, c))
     parts, splits = _parts(work, c)
     by_blocks, points = parts == 1 and splits > 1 and c.strips == 1, c.points**2
     blocks = -(-c.blocks // splits)
@@ -150,27 +149,28 @@ def weight_plan(work: Correlation) -> Plan:
     units = g.N * c.tall * c.strips
     rows = _batch(work, c, (0 if by_blocks else c.pitch) + z_pitch, -(-units // parts))
     tiles = rows * c.strip
-    columns = c.strip * c.tile + 2
+    columns = c.strip * c.tile + c.side - 1
     joint = min(rows, c.tall)
-    slab = (joint * c.tile + 2) * columns * work.ICG + c.lanes
+    slab = (joint * c.tile + c.side - 1) * columns * work.ICG + c.lanes
     z_slab = joint * c.tile * c.strip * c.tile * z_pitch + c.lanes
     registers = common.cover(work.ICG, {height: height + 2.0 for height in HEIGHTS})
     sum_block = (registers[-1][0] + registers[-1][1]) * c.width
     input_point = (units * c.wide if by_blocks else tiles) * c.pitch + round_up(TALL, c.lanes) + c.lanes
     gradient_point, sum_point = tiles * z_pitch + c.lanes, blocks * sum_block + c.lanes
-    block_size = 9 * work.ICG * c.width
+    filter_size = c.side**2
+    block_size = filter_size * work.ICG * c.width
     shared, own = Memory(c.lanes), Memory(c.lanes)
     shared.add(parts * g.G * c.blocks * block_size)
     own.add(max(slab, z_slab))
     inputs = shared.add(g.G * points * input_point) if by_blocks else own.add(points * input_point)
     gradients, sums = own.add(points * gradient_point), own.add(points * sum_point)
     temporary = own.add(points * c.lanes)
-    one = g.ICG * 9
-    channel, tap = (9, 1) if g.layout == "NCHW" else (1, g.ICG)
+    one = g.ICG * filter_size
+    channel, tap = (filter_size, 1) if g.layout == "NCHW" else (1, g.ICG)
     values = dict(
         G=g.G, ICG=work.ICG, OCG=work.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
         **work.source.strides("x"), **work.target.strides("z"),
-        w_group=g.OCG * one, w_lane=one, w_channel=channel, joined=9,
+        w_group=g.OCG * one, w_lane=one, w_channel=channel, side=c.side, joined=filter_size,
         lanes=c.lanes, width=c.width, blocks=c.blocks, splits=splits, block_size=block_size,
         by_blocks=int(by_blocks), parts=parts, slabs=shared.size, own=own.size,
         inputs=inputs, gradients=gradients, sums=sums, temporary=temporary, tile=c.tile, points=c.points,
@@ -178,7 +178,7 @@ def weight_plan(work: Correlation) -> Plan:
         sum_block=sum_block, tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips, batch=rows,
         top=-g.PT, left=-g.PL, columns=columns, units=units, tasks=parts * g.G * splits,
     )  # fmt: skip
-    taps = [(k * tap, k * work.ICG) for k in range(9)]
+    taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
     return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, g, fill=False, zeros=True)
 
@@ -187,7 +187,7 @@ def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
     """How many partial sums there are, and into how many shares blocks are split."""
     g = work.g
     tiles = g.N * c.tall * c.wide
-    fit = common.PARTS_BYTES // (9 * g.OC * work.ICG * work.dtype.itemsize)
+    fit = common.PARTS_BYTES // (c.side**2 * g.OC * work.ICG * work.dtype.itemsize)
     parts = max(1, min(common.TASKS, tiles // PART, g.N * c.tall * c.strips, fit))
     block = c.points**2 * work.ICG * c.width * work.dtype.itemsize
     most = max(1, BATCH_BYTES // block)  # blocks whose sums stay in the cache
