@@ -6,6 +6,7 @@ of Numba's, which is compiled once for all kernels, calls the machine code throu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from llvmlite import ir
 from numba import prange, types
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from numbaconv import cache
@@ -66,16 +68,14 @@ class Kernel:
 
     def parallel(self, threads: int, *arguments: Any) -> None:
         """Do the shares in Numba's threads. The result has the same bits."""
-        _share_out(self._address(arguments), self.stages, threads, *arguments)
+        _share_out(_loop_address(), self._address(arguments), self.stages, threads, *arguments)
 
     def _address(self, arguments: tuple[Any, ...]) -> int:
         """Where the machine code for such arguments is."""
         key = tuple([value.dtype if isinstance(value, np.ndarray) else type(value) for value in arguments])
         if key not in self._addresses:
             signature = (*map(numba.typeof, arguments), types.intp, types.intp, types.intp)
-            self._share.compile(signature)
-            code = self._share.overloads[signature]
-            self._addresses[key] = code.library.get_pointer_to_function(code.fndesc.llvm_func_name)
+            self._addresses[key] = _address_of(self._share, signature)
         return self._addresses[key]
 
 
@@ -104,6 +104,19 @@ def share(count, thread, threads):  # type: ignore[no-untyped-def]
 
 _INTEGER = ir.IntType(64)
 _SHARE = ir.FunctionType(ir.VoidType(), [_INTEGER] * 4)
+
+
+def _address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:
+    """Where the machine code of a compiled function is."""
+    with global_compiler_lock:  # to ask for an address makes LLVM finish whatever another thread has begun
+        dispatcher.compile(signature)
+        code = dispatcher.overloads[signature]
+        return code.library.get_pointer_to_function(code.fndesc.llvm_func_name)
+
+
+@functools.cache
+def _loop_address() -> int:
+    return _address_of(_loop, (types.intp,) * 4)
 
 
 @intrinsic
@@ -147,18 +160,32 @@ def _prepared(typing_context: Any, address: Any, arguments: Any) -> Any:
     return types.UniTuple(types.intp, 2)(types.intp, arguments), code
 
 
-def _run(share, call, stages, threads):  # type: ignore[no-untyped-def]
+@intrinsic
+def _enter(typing_context: Any, loop: Any, share: Any, call: Any, stages: Any, threads: Any) -> Any:
+    """Call the loop at an address: where it were linked, every kernel would bring a copy of it."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kinds = signature.args[1:]
+        loop_type = context.call_conv.get_function_type(types.none, kinds)
+        loop = builder.inttoptr(values[0], loop_type.as_pointer())
+        context.call_conv.call_function(builder, loop, types.none, kinds, values[1:])
+        return context.get_dummy_value()
+
+    return types.none(*[types.intp] * 5), code
+
+
+def _loop(share, call, stages, threads):  # type: ignore[no-untyped-def]
     """Call a share of every thread and stage: the only parallel loop there is."""
     for stage in range(stages):
         for thread in prange(threads):
             _call(share, call, stage, thread, threads)
 
 
-_run = cache.keep(numba.njit(parallel=True, **_OPTIONS)(_run))
+_loop = cache.keep(numba.njit(parallel=True, **_OPTIONS)(_loop))
 
 
 @compiled
-def _share_out(address, stages, threads, *arguments):  # type: ignore[no-untyped-def]
-    """Run the kernel at an address in Numba's threads."""
+def _share_out(loop, address, stages, threads, *arguments):  # type: ignore[no-untyped-def]
+    """Run the kernel at an address in Numba's threads, by the loop at an address."""
     share, call = _prepared(address, arguments)
-    _run(share, call, stages, threads)
+    _enter(loop, share, call, stages, threads)

@@ -606,3 +606,23 @@ def test_after_fill_nothing_is_left_to_compile(tmp_path: Path) -> None:
         done = run_python("-c", CALL + TRAIN, str(tmp_path / "model.npz"), *options, timeout=WAIT)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "{'loaded'}"
+
+
+PARALLEL = """
+import sys
+import numpy as np
+import numbaconv
+from numbaconv import nn
+numbaconv.set_num_threads(2)
+x = np.full((1, 1, 300, 300), -1, np.float32)
+print(nn.Residual(nn.ReLU())(x).min() if sys.argv[1] == "sum" else nn.ReLU()(x).min())
+"""
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_the_threads_of_numba_are_started_whatever_is_loaded_first(tmp_path: Path) -> None:
+    """Numba forgets to start them for what was compiled to call a parallel loop that had been loaded."""
+    own = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1"}  # as nothing is compiled that is kept elsewhere
+    for kernel, least in (("relu", "0.0"), ("sum", "-1.0"), ("sum", "-1.0"), ("relu", "0.0")):
+        done = run_python("-c", PARALLEL, kernel, timeout=WAIT, **own)
+        assert (done.returncode, done.stdout.strip()) == (0, least), done.stderr

@@ -37,6 +37,7 @@ from cases import (
 )
 
 import numbaconv
+import numbaconv.execution
 from numbaconv.geometry import Conv2dGeometry
 
 pytestmark = [
@@ -109,7 +110,7 @@ def guard_scratch(side: str, share: float = 1.0) -> list[int]:
         array[...] = np.nan
         return array
 
-    for module in (numbaconv.functional, numbaconv.memory):
+    for module in (numbaconv.execution, numbaconv.memory):
         module.scratch = scratch  # type: ignore[attr-defined]
     return sizes
 
