@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
 import signal
-import subprocess
-import sys
 import threading
-import time
-from pathlib import Path
 from types import FunctionType
 
 import numpy as np
 import pytest
 from test_nn_training import stripes
 
-import numbaconv
 from numbaconv import nn
 from numbaconv.nn.checkpoints import read_metadata
 from numbaconv.nn.interrupts import Interrupts
@@ -382,67 +376,3 @@ def test_in_another_thread_signals_are_left_alone(path) -> None:
     thread.join()
     assert set(during) == {handler}
     assert path.exists()
-
-
-# -- kill -9 -----------------------------------------------------------------------------------------------------------
-
-#: So long that no victim is done before it is killed.
-LONG = {"epochs": 200, "early_stopping": nn.EarlyStopping(patience=200)}
-VICTIM = """
-import os, signal, sys
-from pathlib import Path
-from test_nn_checkpoints import LONG, fit, new_trainer
-from numbaconv import nn
-
-path, out, writes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-fsync = os.fsync
-
-def deadly(descriptor):  # half of the file has arrived when the power fails
-    global writes
-    writes -= not os.path.isdir(f"/proc/self/fd/{descriptor}")
-    if writes == 0:
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(descriptor)
-
-os.fsync = deadly
-trainer = new_trainer()
-checkpoint = nn.Checkpoint(path, seconds=0)
-fit(
-    trainer,
-    **LONG,
-    checkpoint=checkpoint,
-    resume=path if path.exists() else None,
-    on_batch=lambda progress: checkpoint.saved or print("begun", flush=True),
-)
-nn.save_model(out, trainer.model)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.compiled
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs to know which descriptor is a folder")
-def test_killed_again_and_again(path, tmp_path) -> None:
-    """Killed at random moments, and while it writes: every checkpoint is whole, and the end is the same."""
-    folders = Path(__file__).parent, Path(numbaconv.__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
-    moments, out = random.Random(0), tmp_path / f"model{path.suffix}"
-
-    def run(writes: int = 0, seconds: float | None = None) -> int:
-        command = [sys.executable, "-c", VICTIM, str(path), str(out), str(writes)]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as victim:
-            assert victim.stdout.readline() == b"begun\n"
-            if seconds is not None:
-                time.sleep(seconds)
-                victim.kill()
-            return victim.wait()
-
-    for _ in range(6):
-        assert run(seconds=moments.uniform(0, 0.03)) == -signal.SIGKILL
-        assert run(writes=moments.randint(1, 9)) == -signal.SIGKILL
-    assert len(list(tmp_path.glob("*.tmp"))) >= 6
-    assert run() == 0
-    trainer = new_trainer()
-    fit(trainer, **LONG)
-    nn.save_model(tmp_path / f"whole{path.suffix}", trainer.model)
-    assert out.read_bytes() == (tmp_path / f"whole{path.suffix}").read_bytes()

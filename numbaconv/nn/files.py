@@ -10,9 +10,13 @@ import contextlib
 import io
 import json
 import os
+import re
+import stat
+import sys
 import tempfile
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +28,10 @@ Metadata: TypeAlias = dict[str, Any]
 VERSION = 1
 #: The name of the entry in an .npz that is none of the arrays.
 _HEADER = "__metadata__"
+#: What files are called while they are written, and the seconds after which one is abandoned that nobody holds.
+_PREFIX, _SUFFIX = ".numbaconv-", ".tmp"
+_TEMPORARY = re.compile(rf"{re.escape(_PREFIX)}[a-z0-9_]{{8}}{re.escape(_SUFFIX)}")
+_ABANDONED = 60
 
 
 def write_arrays(path: Path, kind: str, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
@@ -70,6 +78,7 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, Metadata]:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file that is complete or as it was before: under another name, forced to the disk, then renamed."""
+    _remove_abandoned(path.parent)
     try:
         _write_and_rename(path, content)
     except OSError as error:  # its message shall name the file that was asked for
@@ -84,18 +93,65 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _write_and_rename(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=".numbaconv-", suffix=".tmp", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with _held(descriptor):
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def _held(descriptor: int) -> Iterator[None]:
+    """Hold a lock on an open file, which the system takes back when this process dies, whatever it dies of."""
+    if sys.platform == "win32":
+        yield
+        return
+    lock = os.dup(descriptor)
+    try:
+        _lock(lock)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds a file; where there are no such locks, nobody knows."""
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes left in a folder that were killed as they wrote."""
+    with contextlib.suppress(OSError):
+        for name in filter(_TEMPORARY.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError):  # another process may remove it at the same time
+                if _is_abandoned(folder / name):
+                    os.unlink(folder / name)
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a file is none that is being written: an old one, for it is held only shortly after it was made."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or time.time() - status.st_mtime < _ABANDONED:
+        return False
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_path(path: Path) -> str:
