@@ -1,15 +1,20 @@
 """Damaged files of every format: each is read, or is an error of one line, and takes no more memory than it should.
 
-``NUMBACONV_FUZZ=20000 pytest tests/test_data_fuzz.py`` tries so many of every format.
+``NUMBACONV_FUZZ=4000 pytest tests/test_data_fuzz.py`` tries so many of every format, 100,000 in all.
 """
 
+import contextlib
+import copy
 import gzip
 import io
+import json
+import math
 import os
 import pickle
 import sys
 import tracemalloc
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -17,7 +22,12 @@ from data_files import CIFAR_IMAGES, CIFAR_LABELS, cifar10_batch, cifar10_bin, c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from numbaconv import data
+from numbaconv import data, nn
+from numbaconv.cli.errors import UsageError
+from numbaconv.cli.predict import Predictor
+from numbaconv.nn.files import read_arrays, write_arrays
+from numbaconv.study.report import show
+from numbaconv.study.results import Cell, Study, Timing
 
 EXAMPLES = int(os.environ.get("NUMBACONV_FUZZ", "60"))
 MOST_MEMORY = 24 << 20
@@ -124,16 +134,21 @@ def damaged(draw, content):
     return bytes(result)
 
 
-def check(path):
+def read_data(path):
+    """A data set."""
+    source = data.open_source(path)
+    for part in (source.train, source.test):
+        assert part is None or part.images.dtype in (np.uint8, np.float32)
+    if source.train is not None and source.train.labels is not None:
+        data.Dataset.from_source(source)
+
+
+def check(path, read):
     """What is at ``path`` is read whole, or is an error that a user can be shown."""
     tracemalloc.start()
     try:
-        source = data.open_source(path)
-        for part in (source.train, source.test):
-            assert part is None or part.images.dtype in (np.uint8, np.float32)
-        if source.train is not None and source.train.labels is not None:
-            data.Dataset.from_source(source)
-    except (ValueError, OSError) as error:
+        read(path)
+    except (ValueError, OSError, UsageError) as error:
         message = str(error)
         assert len(message.splitlines()) == 1, message
         assert str(path) in message or path.name in message, message
@@ -150,6 +165,22 @@ def most_resident():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def try_many(strategy, write, path, read):
+    """Write what the strategy makes, and read it."""
+
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(strategy)
+    def run(content):
+        write(content)
+        check(path, read)
+
+    resident = most_resident()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would be a line more
+        run()
+    assert most_resident() - resident < 8 * MOST_MEMORY  # with what Python does not count
+
+
 @pytest.mark.parametrize("format", [*FORMATS, *IMAGE_FORMATS])
 def test_damaged_files(tmp_path, format):
     name, content = FORMATS[format] if format in FORMATS else image_formats()[format]
@@ -157,18 +188,161 @@ def test_damaged_files(tmp_path, format):
     folder.mkdir()
     for other, whole in beside(name).items():
         (folder / other).write_bytes(whole)
-    path = folder if beside(name) else folder / name
     (folder / name).write_bytes(content)
+    path = folder if beside(name) else folder / name
     data.open_source(path)  # undamaged, it is read
+    try_many(damaged(content), (folder / name).write_bytes, path, read_data)
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(damaged(content))
-    def run(content):
-        (folder / name).write_bytes(content)
-        check(path)
 
-    resident = most_resident()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a warning would be a line more
-        run()
-    assert most_resident() - resident < 8 * MOST_MEMORY  # with what Python does not count
+# -- models, checkpoints, studies --------------------------------------------------------------------------------------
+
+X, Y = np.random.RandomState(0).standard_normal((20, 3)).astype(np.float32), np.arange(20) % 2
+
+
+def train(**options):
+    """With everything that a checkpoint can hold; from it, where there is one to go on from."""
+    model = nn.Sequential(nn.Dropout(0.1, rng=0), nn.Linear(3, 2, rng=1))
+    trainer = nn.Trainer(model, nn.SGD(lr=0.1, momentum=0.9))
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    try:
+        trainer.fit(X, Y, validation=(X, Y), early_stopping=nn.EarlyStopping(9), batch_size=8, seed=0, **options)
+    except ValueError:
+        for name, array in model.state_dict().items():
+            np.testing.assert_array_equal(array, before[name])
+        raise
+
+
+class Enough(Exception):
+    """A training has begun."""
+
+
+def stop(progress):
+    raise Enough
+
+
+def resume(path):
+    """Go on from a checkpoint, for a batch at most."""
+    with contextlib.suppress(Enough, FloatingPointError):  # weights and rates may be any numbers
+        train(epochs=3, resume=path, on_batch=stop)
+
+
+def write_checkpoint(path):
+    class Stop:
+        left = 5
+
+        def __call__(self, progress):
+            self.left -= 1
+            if not self.left:
+                raise nn.StopTraining
+
+    train(epochs=3, checkpoint=path, on_batch=Stop())
+
+
+def write_model(path):
+    arguments = {"num_classes": 2, "in_channels": 1, "image_size": [4, 4]}
+    metadata = {"model": "digits_cnn", "arguments": arguments, "scale": 16.0, "mean": [0.1], "std": [0.2]}
+    metadata |= {"class_names": ["a", "b"], "data": "digits", "test_accuracy": 0.5, "numbaconv": "0.1.0"}
+    nn.save_model(path, nn.models.digits_cnn(2, 1, 4, rng=0), metadata)
+
+
+def read_model(path):
+    Predictor.load(str(path))
+
+
+def write_study(path):
+    timings = {"numbaconv": Timing(seconds=[1e-3, 2e-3]), "torch": Timing(seconds=[2e-3, 2e-3], threads=2)}
+    timings |= {"jax": Timing("failed", "no")}
+    cell = Cell("resnet20-16", "n32 c16 h32 k16 r3 p1", "forward", "NCHW", 2, 10**6, 32, timings)
+    step = Cell("lenet5", "batch 64", "training step", "best", 1, 0, 64, timings)
+    versions, missing, peak = {"torch": "2"}, {"ncnn": "not installed"}, {"2": 500.0}
+    Study({"CPU": "x"}, versions, {"rounds": 2, "date": "2026-01-01"}, missing, peak, [cell, step]).save(path)
+
+
+def read_study(path):
+    console = pytest.importorskip("rich.console").Console(file=io.StringIO())
+    show(Study.load(path), console)
+
+
+#: By name: what it is called, what writes it, what reads it.
+FILES = {
+    "model.npz": (write_model, read_model),
+    "model.safetensors": (write_model, read_model),
+    "weights.safetensors": (write_model, nn.load_safetensors),
+    "checkpoint.npz": (write_checkpoint, resume),
+    "checkpoint.safetensors": (write_checkpoint, resume),
+    "study.json": (write_study, read_study),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_results(tmp_path, name):
+    if name.endswith("safetensors"):
+        pytest.importorskip("safetensors")
+    path, (write, read) = tmp_path / name, FILES[name]
+    write(path)
+    read(path)
+    try_many(damaged(path.read_bytes()), path.write_bytes, path, read)
+
+
+#: What may stand in JSON instead of what should.
+ANYTHING = [
+    None, True, 0, 1, -1, 7, 2**31, 2**63, 10**30, 0.5, -0.5, 1e308, math.inf, math.nan, "", "x", "1", [], [1], ["x"],
+    [[]], {}, {"x": 1}, "PCG64", "digits_cnn", "resnet20", [2**31, 2**31], list(range(100)),
+]  # fmt: skip
+
+
+@st.composite
+def altered(draw, value):
+    """JSON of which a few parts are others, or missing."""
+    value = copy.deepcopy(value)
+    for _ in range(draw(st.integers(1, 3))):
+        part = value
+        while isinstance(part, dict | list) and part:
+            key = draw(st.sampled_from(list(part)) if isinstance(part, dict) else st.integers(0, len(part) - 1))
+            if isinstance(part[key], dict | list) and part[key] and draw(st.integers(0, 3)):
+                part = part[key]
+                continue
+            if draw(st.integers(0, 5)) == 0:
+                del part[key]
+            else:
+                new = st.one_of(st.sampled_from(ANYTHING), st.text(max_size=9), st.floats(), st.integers())
+                part[key] = copy.deepcopy(draw(new))
+            break
+    return value
+
+
+@pytest.mark.parametrize("name", ["model.npz", "checkpoint.npz"])
+def test_files_that_say_anything(tmp_path, name):
+    """Whole files, whose metadata are not what they should be."""
+    path, (write, read) = tmp_path / name, FILES[name]
+    write(path)
+    read(path)
+    kind = f"numbaconv-{path.stem}"
+    arrays, metadata = read_arrays(path, kind)
+    try_many(altered(metadata), lambda metadata: write_arrays(path, kind, arrays, metadata), path, read)
+
+
+def test_studies_that_say_anything(tmp_path):
+    path = tmp_path / "study.json"
+    write_study(path)
+    read_study(path)
+    study = json.loads(path.read_text())
+    try_many(altered(study), lambda study: path.write_text(json.dumps(study)), path, read_study)
+
+
+def test_paths_in_archives_are_not_followed(tmp_path):
+    """Nothing is unpacked, so there is nowhere that a path could lead to."""
+    (tmp_path / "images.npy").write_bytes(FORMATS["npy"][1])
+    folder = tmp_path / "it"
+    folder.mkdir()
+    path = folder / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("../evil.npy", f"{tmp_path}/evil.npy", "../images.npy", "images.npy"):
+            archive.writestr(name, FORMATS["npy"][1])
+        link = zipfile.ZipInfo("labels.npy")
+        link.external_attr = 0o120777 << 16  # a symbolic link, it says
+        archive.writestr(link, "../images.npy")
+    for read in (data.open_source, nn.load_model):
+        with pytest.raises(ValueError, match=r"a\.npz"):
+            read(path)
+    assert {file.name for file in tmp_path.rglob("*")} == {"it", "a.npz", "images.npy"}

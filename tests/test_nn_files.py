@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -133,6 +134,17 @@ def test_state_and_recipe_that_do_not_fit(path, arguments) -> None:
     nn.save_model(path, nn.models.digits_cnn(rng=0), {"model": "digits_cnn", "arguments": arguments})
     with pytest.raises(ValueError, match=path.name):
         nn.load_model(path)
+
+
+@pytest.mark.parametrize("arguments", [{"num_classes": 10**9}, {"image_size": [4096, 4096]}, {"in_channels": 10**7}])
+def test_a_model_that_would_be_larger_than_its_file(path, arguments) -> None:
+    nn.save_model(path, nn.models.digits_cnn(rng=0), {"model": "digits_cnn", "arguments": arguments})
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"model\..*would have more than 3,818 numbers"):
+        nn.load_model(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("arguments", [{"colour": 1}, [1]])

@@ -55,7 +55,7 @@ class Predictor:
             ) from None
         fits = scale.shape == () and mean.shape == std.shape == (C,)
         if not fits or not np.isfinite([scale, *mean, *std]).all() or min(scale, *std) <= 0:
-            raise UsageError(f"{path}: is damaged: scale {scale}, mean {mean} and std {std} are no normalisation")
+            raise UsageError(f"{path}: is damaged: its scale, mean and std are no normalisation of {C} channels")
         return cls(path, model, (C, H, W), float(scale), mean.tolist(), std.tolist(), class_names or None)
 
     def probabilities(self, console: Console, samples: Samples, own_scale: float | None, batch_size: int) -> np.ndarray:

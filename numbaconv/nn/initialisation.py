@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +19,7 @@ from numbaconv.nn.module import Parameter
 
 #: Where random numbers come from: a generator, which is used as it is, a seed for a new one, or None for a random seed.
 Rng: TypeAlias = np.random.Generator | int | None
+_most_numbers: ContextVar[float] = ContextVar("_most_numbers", default=math.inf)
 
 
 def generator(rng: Any, name: str = "rng") -> np.random.Generator:
@@ -32,9 +36,19 @@ def generator(rng: Any, name: str = "rng") -> np.random.Generator:
     return np.random.default_rng(rng)
 
 
+@contextmanager
+def at_most(numbers: int) -> Iterator[None]:
+    """Where a file says how large a model is: a ValueError instead of a parameter of more numbers than it has."""
+    token = _most_numbers.set(numbers)
+    try:
+        yield
+    finally:
+        _most_numbers.reset(token)
+
+
 def constant(shape: Shape, value: float, dtype: np.dtype) -> np.ndarray:
     """An array that is ``value`` everywhere."""
-    data = empty(shape, dtype, "a parameter")
+    data = _empty(shape, dtype)
     data[...] = value
     return data
 
@@ -42,6 +56,12 @@ def constant(shape: Shape, value: float, dtype: np.dtype) -> np.ndarray:
 def uniform(shape: Shape, fan_in: int, rng: np.random.Generator, dtype: np.dtype) -> Parameter:
     """A parameter drawn from ±1/√fan_in; the same for float32, up to its rounding, as for float64."""
     bound = 1 / math.sqrt(fan_in)
-    data = empty(shape, dtype, "a parameter")
+    data = _empty(shape, dtype)
     data[...] = rng.uniform(-bound, bound, shape)
     return Parameter(data)
+
+
+def _empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    if math.prod(shape) > _most_numbers.get():
+        raise ValueError(f"a parameter of shape {shape} would have more than {_most_numbers.get():,} numbers")
+    return empty(shape, dtype, "a parameter")

@@ -8,6 +8,7 @@ from typing import Any
 
 from numbaconv.nn.containers import Sequential
 from numbaconv.nn.files import Arrays, Metadata, read_arrays, write_arrays
+from numbaconv.nn.initialisation import at_most
 from numbaconv.nn.models import MODELS
 from numbaconv.nn.module import Module
 from numbaconv.values import as_mapping, as_path
@@ -116,7 +117,8 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Sequential, Metadata]:
         dtypes = {array.dtype for array in state.values() if array.dtype.kind == "f"}
         if len(dtypes) != 1:
             raise ValueError(f"its parameters should have one dtype, but have {len(dtypes)}")
-        model = MODELS[name](**arguments, dtype=dtypes.pop(), rng=0)
+        with at_most(sum(array.size for array in state.values())):  # all there are: no parameter has more
+            model = MODELS[name](**arguments, dtype=dtypes.pop(), rng=0)
         model.load_state_dict(state)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import reprlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from numbaconv.values import as_path
 
@@ -129,11 +130,20 @@ class Study:
                 Cell(**{**cell, "timings": {name: _timing(timing) for name, timing in cell["timings"].items()}})
                 for cell in raw.pop("cells")
             ]
-            return cls(**raw, cells=cells)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            study = cls(**raw, cells=cells)
+            timings = [timing for cell in cells for timing in cell.timings.values()]
+            for part in (study, *cells, *timings):
+                _check(part)
+            measured = [*study.peak.values(), *(seconds for timing in timings for seconds in timing.seconds)]
+            if not all(number > _TINY for number in measured):
+                raise ValueError("something took no time at all")
+            return study
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a study saved by numbaconv (format {FORMAT}): {error}") from error
 
 
+#: More than anything that is measured, and less than any time or speed.
+_HUGE, _TINY = 1e30, 1e-12
 #: A list of numbers in indented JSON.
 _NUMBERS = re.compile(r"\[[-+.\deE,\s]+\]")
 
@@ -142,6 +152,30 @@ def geomean(ratios: list[float]) -> float:
     """The geometric mean of all that are numbers; NaN if none is."""
     logs = [math.log(ratio) for ratio in ratios if ratio > 0 and math.isfinite(ratio)]
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def _check(part: Any) -> None:
+    """Raise a TypeError unless every field of a dataclass is of the type that it is annotated with."""
+    for name, kind in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        if not _is_of(value, kind):
+            raise TypeError(f"{name} is {reprlib.repr(value)}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, inside as well; a number that can be measured, where that is a number."""
+    inner = get_args(kind)
+    if get_origin(kind) is Literal:
+        return value in inner
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_is_of(item, inner[0]) for item in value)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is_of(item, inner[1]) for item in value.values())
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and (value != value or 0 <= value < _HUGE)
+    if kind is int:
+        return type(value) is int and 0 <= value < _HUGE
+    return kind is Any or isinstance(value, kind)
 
 
 def _timing(raw: dict[str, Any]) -> Timing:
