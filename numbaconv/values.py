@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+#: Characters that an error may quote of a file.
+LONGEST_MESSAGE = 200
+
 
 def real(value: Any, name: str, smallest: float, largest: float = math.inf) -> float:
     """``value`` as a finite float from ``smallest`` to ``largest``."""
@@ -55,3 +58,9 @@ def numbers(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "iufb":
         raise TypeError(f"{name} must be an array of real numbers, got dtype {array.dtype} ({type(value).__name__})")
     return array
+
+
+def one_line(said: object, most: int = LONGEST_MESSAGE) -> str:
+    """What an error says, or a file, on one line and not a long one."""
+    message = " ".join(str(said).split()) or type(said).__name__
+    return message if len(message) <= most else message[:most] + "..."

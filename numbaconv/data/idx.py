@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from numbaconv.data.dataset import Dataset
-from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, one_line, regular_file
-from numbaconv.values import as_path
+from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, regular_file
+from numbaconv.values import as_path, one_line
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK = 1 << 20

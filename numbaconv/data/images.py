@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from numbaconv.data.dataset import Dataset
-from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, one_line, regular_file
+from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, regular_file
 from numbaconv.geometry import integer, pair
-from numbaconv.values import as_path
+from numbaconv.values import as_path, one_line
 
 if TYPE_CHECKING:
     from PIL import Image

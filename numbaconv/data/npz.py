@@ -11,8 +11,8 @@ import numpy as np
 
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.npy import DAMAGED, read_npy, read_npy_file
-from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, one_line, regular_file
-from numbaconv.values import as_path
+from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, regular_file
+from numbaconv.values import as_path, one_line
 
 #: For every part, the names that its images and its labels are looked for under, the first that is there.
 TRAIN_NAMES = (("x_train", "train_images", "images", "x"), ("y_train", "train_labels", "labels", "y"))
@@ -55,7 +55,7 @@ def read_npz(path: Path) -> Source:
         with zipfile.ZipFile(path) as archive:
             train, test = (_part(archive, path, *names) for names in (TRAIN_NAMES, TEST_NAMES))
             held = _members(archive)
-    except (zipfile.BadZipFile, struct.error, NotImplementedError) as error:
+    except (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is not a .npz archive, or a damaged one: {one_line(error)}") from None
     if train is None and test is None:
         raise ValueError(

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from numbaconv.data.source import one_line
+from numbaconv.values import one_line
 
 #: Instructions that say a value. The first two are strings of Python 2, which may be text or bytes.
 _STRINGS: Final = ("SHORT_BINSTRING", "BINSTRING")

@@ -14,7 +14,6 @@ import numpy as np
 CHANNELS = (1, 3, 4)
 #: More classes than this are taken for a mistake: labels that are row numbers, say.
 MOST_CLASSES = 10_000
-LONGEST_MESSAGE = 200
 #: Deflate cannot compress any better than this, so a file cannot hold more than its size times this.
 DEFLATE_LIMIT = 1032
 
@@ -150,12 +149,6 @@ def regular_file(path: Path) -> Path:
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Some names for an error message: ``cat, dog, ...``."""
     return ", ".join([*names[:most], "..."] if len(names) > most else names)
-
-
-def one_line(said: object) -> str:
-    """What an error says, or a file, on one line and not a long one."""
-    message = " ".join(str(said).split()) or type(said).__name__
-    return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "..."
 
 
 def _pixels(array: np.ndarray, where: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from numbaconv.nn.files import Arrays, Metadata, check_path, read_arrays, write_
 from numbaconv.nn.module import Module
 from numbaconv.nn.optim import Optimizer
 from numbaconv.nn.records import Epoch, History, Tally
-from numbaconv.values import as_mapping, as_path
+from numbaconv.values import as_mapping, as_path, one_line
 
 #: What the header of a checkpoint's file says.
 KIND = "numbaconv-checkpoint"
@@ -232,7 +232,7 @@ class Run:
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             model.load_state_dict(before)
             reason = f"it has no {error}" if isinstance(error, KeyError) else error
-            raise CheckpointError(f"{path} cannot be resumed here: {reason}") from error
+            raise CheckpointError(f"{path} cannot be resumed here: {one_line(reason, 400)}") from error
         for generator, like in zip(generators, likes, strict=True):
             generator.bit_generator.state = like.bit_generator.state
         vars(self).update(vars(resumed))

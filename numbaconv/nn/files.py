@@ -22,6 +22,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from numbaconv.values import one_line
+
 Arrays: TypeAlias = dict[str, np.ndarray]
 Metadata: TypeAlias = dict[str, Any]
 
@@ -56,21 +58,21 @@ def read_arrays(path: Path, kind: str) -> tuple[Arrays, Metadata]:
     try:
         arrays, header = read(content, library)
     except Exception as error:  # all it does is take bytes in memory apart: whatever fails, the bytes are wrong
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"{path} is damaged, or no {path.suffix} file: {reason}") from error
+        raise ValueError(f"{path} is damaged, or no {path.suffix} file: {one_line(error)}") from error
     found = header.get("format")
     if found != kind:
         known = isinstance(found, str) and found.startswith("numbaconv-")
-        what = f"it is a {found}" if known else "it was not written by numbaconv"
+        what = f"it is a {one_line(found)}" if known else "it was not written by numbaconv"
         raise ValueError(f"{path} is no {kind}: {what}")
     if header.get("version") != str(VERSION):
         raise ValueError(
-            f"{path} has version {header.get('version')} of the format, but this numbaconv reads version {VERSION}"
+            f"{path} has version {one_line(header.get('version'))} of the format, "
+            f"but this numbaconv reads version {VERSION}"
         )
     try:
         metadata = json.loads(header["metadata"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: its metadata cannot be read ({error})") from error
+        raise ValueError(f"{path} is damaged: its metadata cannot be read ({one_line(error)})") from error
     if not isinstance(metadata, dict):
         raise ValueError(f"{path} is damaged: its metadata are no mapping")
     return arrays, metadata

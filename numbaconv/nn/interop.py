@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbaconv.nn.module import Module
-from numbaconv.values import as_path
+from numbaconv.values import as_path, one_line
 
 #: The dtypes of the safetensors format that a state dict has, by their names there; bfloat16 is read as its bits.
 _DTYPES = {
@@ -158,10 +158,10 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         tensors = safetensors.deserialize(content)  # checks the sizes in the header against those of the file
     except Exception as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+        raise ValueError(f"{path} is damaged, or no safetensors file: {one_line(error)}") from error
     unknown = sorted({tensor["dtype"] for _, tensor in tensors} - _DTYPES.keys())
     if unknown:
-        raise ValueError(f"{path} holds arrays of {', '.join(unknown)}, which are not read here")
+        raise ValueError(f"{path} holds arrays of {one_line(', '.join(unknown))}, which are not read here")
     tensors.sort(key=lambda named: named[0])
     return {name: _from_bytes(tensor["dtype"], tensor["shape"], tensor["data"]) for name, tensor in tensors}
 

@@ -11,7 +11,7 @@ from numbaconv.nn.files import Arrays, Metadata, read_arrays, write_arrays
 from numbaconv.nn.initialisation import at_most
 from numbaconv.nn.models import MODELS
 from numbaconv.nn.module import Module
-from numbaconv.values import as_mapping, as_path
+from numbaconv.values import as_mapping, as_path, one_line
 
 #: What the header of a model's file says.
 KIND = "numbaconv-model"
@@ -121,7 +121,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[Sequential, Metadata]:
             model = MODELS[name](**arguments, dtype=dtypes.pop(), rng=0)
         model.load_state_dict(state)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {one_line(error, 400)}") from error
     return model.eval(), metadata
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from numbaconv.values import as_path
+from numbaconv.values import as_path, one_line
 
 FORMAT = 1
 #: Whose speed all others are compared with.
@@ -139,7 +139,9 @@ class Study:
                 raise ValueError("something took no time at all")
             return study
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a study saved by numbaconv (format {FORMAT}): {error}") from error
+            raise ValueError(
+                f"{path} is not a study saved by numbaconv (format {FORMAT}): {one_line(error)}"
+            ) from error
 
 
 #: More than anything that is measured, and less than any time or speed.
