@@ -50,7 +50,7 @@ from numbaconv import nn
 trainer = new_trainer()
 endless = nn.EarlyStopping(patience=200)
 checkpoint = nn.Checkpoint(path, seconds=0)
-fit(trainer, epochs=200, early_stopping=endless, checkpoint=checkpoint, resume=path if path.exists() else None)
+fit(trainer, epochs=100, early_stopping=endless, checkpoint=checkpoint, resume=path if path.exists() else None)
 nn.save_model(out, trainer.model)
 """
 ON_COMMAND_LINE = """
