@@ -1,10 +1,11 @@
-"""Write the README's performance section, and its charts, from the recorded run.
+"""Write the README's performance section, and its charts, from the recorded runs.
 
     python benchmarks/readme.py
 
-The run is recorded, on a machine with nothing else to do, by
+They are recorded, on a machine with nothing else to do, by
 
     numbaconv compare --threads 1 2 --json benchmarks/results/public.json
+    numbaconv compare --train --threads 1 2 --json benchmarks/results/models.json
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from numbaconv.study.reading import PASSES, Setting, by_setting, count, hardest, layer_cells, peers, said
+from numbaconv.study.reading import PASSES, Setting, by_setting, count, hardest, layer_cells, model_cells, peers, said
 from numbaconv.study.results import OURS, Cell, Study, geomean
 from numbaconv.study.tables import EVEN, microseconds
 
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 RECORDED = RESULTS / "public.json"
+MODELS = RESULTS / "models.json"
 #: The chart that the README shows.
 CHART = "ratio-NCHW-2-threads.svg"
 #: Cores that a library kept busy on average, below which its threads shared one.
@@ -30,8 +32,8 @@ ALONE = 1.25
 BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- end -->\n"
 
 
-def section(study: Study) -> str:
-    """What the README says about a run."""
+def section(study: Study, trained: Study) -> str:
+    """What the README says about the layers of a run, and about the models of another."""
     cells = layer_cells(study)
     machine, settings = study.machine, study.settings
     peaks = " and ".join(f"{value:.0f} GFLOP/s on {count(int(n), 'thread')}" for n, value in study.peak.items())
@@ -50,6 +52,8 @@ def section(study: Study) -> str:
         *layers(cells),
         "",
         *losses(cells),
+        "",
+        *models(trained),
         "",
         f"![Time of other libraries over numbaconv's, for every layer and pass](benchmarks/results/{CHART})",
         "",
@@ -92,9 +96,15 @@ def layers(cells: list[Cell]) -> list[str]:
 def against_torch(cell: Cell | None) -> str:
     if cell is None or not cell.ratio("torch") > 0:
         return "–"
-    ratio = cell.ratio("torch")
-    text = f"**{ratio:.2f}**" if ratio < 1 - EVEN else f"{ratio:.2f}"
+    text = against(cell, "torch")
     return text + " †" if alone(cell, "torch") else text
+
+
+def against(cell: Cell, peer: str) -> str:
+    ratio = cell.ratio(peer)
+    if not ratio > 0:
+        return "–"
+    return f"**{ratio:.2f}**" if ratio < 1 - EVEN else f"{ratio:.2f}"
 
 
 def alone(cell: Cell, peer: str) -> bool:
@@ -119,6 +129,28 @@ def losses(cells: list[Cell]) -> list[str]:
     ]
 
 
+def models(study: Study) -> list[str]:
+    """A row for each model and what is done with it, a column for each peer and number of threads."""
+    cells = model_cells(study)
+    found, threads = peers(cells), sorted({cell.threads for cell in cells})
+    known = {(cell.name, cell.work, cell.images, cell.threads): cell for cell in cells}
+    rows = []
+    for name, work, images in dict.fromkeys(key[:3] for key in known):
+        row = [f"{name}, {work}", str(images)]
+        for n in threads:
+            cell = known[name, work, images, n]
+            row.append(f"{images / cell.seconds(OURS):,.0f}")
+            row += [against(cell, peer) for peer in found]
+        rows.append(row)
+    head = [f"{title}, {count(n, 'thread')}" for n in threads for title in ("images/s", *found)]
+    return [
+        f"**Whole models**, recorded on {study.settings['date'][:10]}: images a second of numbaconv, and the time of "
+        "others over ours. A training step is forward, loss, backward and SGD with momentum.",
+        "",
+        *table(["", "batch", *head], rows),
+    ]
+
+
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     """Lines of Markdown."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
@@ -133,7 +165,8 @@ def main() -> None:
     from numbaconv.study.figures import draw
 
     study = Study.load(RECORDED)
-    README.write_text(inserted(README.read_text(encoding="utf-8"), section(study)), encoding="utf-8")
+    text = section(study, Study.load(MODELS))
+    README.write_text(inserted(README.read_text(encoding="utf-8"), text), encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         draw(study, Path(folder))
         shutil.copy(Path(folder) / CHART, RESULTS / CHART)

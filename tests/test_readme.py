@@ -35,7 +35,7 @@ def test_the_performance_section_says_what_was_recorded() -> None:
     readme = module_from_spec(spec)
     spec.loader.exec_module(readme)
     text = README.read_text(encoding="utf-8")
-    section = readme.section(Study.load(readme.RECORDED))
+    section = readme.section(Study.load(readme.RECORDED), Study.load(readme.MODELS))
     assert section in text, "run python benchmarks/readme.py"
     assert readme.inserted(text, section) == text
     assert (readme.RESULTS / readme.CHART).is_file()

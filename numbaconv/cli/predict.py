@@ -54,8 +54,13 @@ class Predictor:
                 f"{path}: does not say what images it takes; it was not saved by numbaconv train"
             ) from None
         fits = scale.shape == () and mean.shape == std.shape == (C,)
-        if not fits or not np.isfinite([scale, *mean, *std]).all() or min(scale, *std) <= 0:
+        if not fits:
             raise UsageError(f"{path}: is damaged: its scale, mean and std are no normalisation of {C} channels")
+        if not np.isfinite([scale, *mean, *std]).all() or min(scale, *std) <= 0:
+            smallest = float(std.min(initial=np.inf))
+            raise UsageError(
+                f"{path}: is damaged: scale {float(scale)} and std {smallest} must be above 0, and finite as the mean"
+            )
         return cls(path, model, (C, H, W), float(scale), mean.tolist(), std.tolist(), class_names or None)
 
     def probabilities(self, console: Console, samples: Samples, own_scale: float | None, batch_size: int) -> np.ndarray:
