@@ -312,6 +312,9 @@ def test_metadata_that_are_wrong(tmp_path) -> None:
     changes = [training | change for change in wrong if change not in ({"seconds": -1}, {"epoch": 0})]
     changes += [training | {"batch": BATCHES + 1}, training | {"tally": [0, 0.0, 0, True]}]
     changes += [{name: value for name, value in training.items() if name != missing} for missing in training]
+    epoch = training["history"][0]
+    for i in range(len(epoch)):
+        changes += [training | {"history": [[*epoch[:i], value, *epoch[i + 1 :]]]} for value in ("x", [], True)]
     for changed in [*changes, None, [], "x"]:
         write_arrays(path, "numbaconv-checkpoint", arrays, {"training": changed})
         with pytest.raises(ValueError, match="cannot be resumed here"):

@@ -194,10 +194,12 @@ class Run:
             batch=integer(state["batch"], "batch", 0),
             tally=Tally.from_state(state["tally"]),
             seconds=real(state["seconds"], "seconds", 0),
-            history=History(Epoch(*epoch) for epoch in state["history"]),
+            history=History(map(Epoch.from_state, state["history"])),
             best=best,
             _rng_before=state["rng_before"],
         )
+        if len(run.history) != run.epoch:
+            raise ValueError(f"it has a history of {len(run.history)} epochs, but {run.epoch} are done")
         if run.batch:
             generator_like(run.rng, run._rng_before)
         return run

@@ -104,6 +104,16 @@ class Epoch(NamedTuple):
     seconds: float
     images_per_second: float
 
+    @classmethod
+    def from_state(cls, values: Any) -> Epoch:
+        """The epoch that is stored as a list of its values; a TypeError if these are none."""
+        epoch = cls(*values)
+        for name, value in epoch._asdict().items():
+            missing = value is None and name in {"accuracy", "validation_loss", "validation_accuracy"}
+            if not missing and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise TypeError(f"{name} of an epoch in its history must be a number, got {value!r}")
+        return epoch
+
 
 class History(list[Epoch]):
     """The epochs of a training: a list of :class:`Epoch` that can be saved.
