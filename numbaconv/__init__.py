@@ -18,11 +18,13 @@ from numbaconv.functional import (
     conv_transpose2d,
     warmup,
 )
+from numbaconv.packed import PackedWeight, prepack
 from numbaconv.threads import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PackedWeight",
     "__version__",
     "conv2d",
     "conv2d_backward",
@@ -32,6 +34,7 @@ __all__ = [
     "conv_transpose2d",
     "get_algorithm",
     "get_num_threads",
+    "prepack",
     "set_algorithm",
     "set_num_threads",
     "warmup",

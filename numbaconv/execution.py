@@ -11,6 +11,7 @@ from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels import sums
 from numbaconv.kernels.plain import all_finite
 from numbaconv.memory import flat, flat_bias, flat_image, flat_view, scratch
+from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, Forms, Plan, weight_gradient_plan
 from numbaconv.threads import launch, launch_light, threads_for
 
@@ -24,8 +25,12 @@ def correlate(
     bias: np.ndarray | None,
     out: np.ndarray,
     threads: int | None = None,
+    packed: PackedWeight | None = None,
 ) -> np.ndarray:
-    """Fill ``out`` with a forward pass or an input gradient, whichever ``make_plan`` plans."""
+    """Fill ``out`` with a forward pass or an input gradient, whichever ``make_plan`` plans.
+
+    ``packed`` is what holds ``weight`` in the order of the kernels, if something does.
+    """
     if out.size == 0:
         return out
     dtype, target = compute_dtype(out.dtype), out
@@ -35,15 +40,23 @@ def correlate(
         target = empty(out.shape, dtype, "the result, contiguous,")
         found = target.reshape(-1), geometry.layout
     y, y_layout = found
-    w, b = flat(weight, dtype), flat_bias(bias, dtype)
-    plan = make_plan(geometry, dtype, x_layout, y_layout, forms)
-    if plan.zeros and not all_finite(w):
-        plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms))
+    w = flat(weight, dtype)
+    plan = make_plan(geometry, dtype, x_layout, y_layout, forms, packed is not None)
+    if plan.zeros and not (all_finite(w) if packed is None else packed.finite):
+        plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), False)
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
-    if plan.fill:
-        channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
-        target[...] = 0 if bias is None else b.reshape(channels)
-    _run(plan, (x, w, b, y), memory, threads)
+    arrays = x, w, flat_bias(bias, plan.no_bias), y
+    if packed is None or plan.shared == 0:
+        _fill(plan, target, bias, geometry)
+        _run(plan, (*arrays, memory), memory, threads)
+    else:
+        held = packed.find(plan)
+        if held is None:
+            held = packed.new(plan)
+            _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[:1])
+            packed.keep(plan, held)
+        _fill(plan, target, bias, geometry)
+        _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[1:])
     return _returned(out, target)
 
 
@@ -103,10 +116,19 @@ def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.n
     return threads, scratch(dtype, plan.shared + threads * plan.own)
 
 
-def _run(plan: Plan, arrays: tuple[np.ndarray, ...], memory: np.ndarray, threads: int) -> None:
-    """Run the kernel of ``plan``, unless there is nothing to do."""
+def _fill(plan: Plan, target: np.ndarray, bias: np.ndarray | None, geometry: Conv2dGeometry) -> None:
+    """Write what no tap reaches."""
+    if plan.fill:
+        channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
+        target[...] = 0 if bias is None else bias.reshape(channels)
+
+
+def _run(
+    plan: Plan, arrays: tuple[np.ndarray, ...], memory: np.ndarray, threads: int, stages: range | None = None
+) -> None:
+    """Run the kernel of ``plan``, or some stages of it, unless there is nothing to do."""
     if plan.threads > 0:
-        launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables)
+        launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, stages=stages)
 
 
 def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ from numbaconv.geometry import (
     conv2d_output_size,
 )
 from numbaconv.memory import empty_like
+from numbaconv.packed import PackedWeight, weight_array
 from numbaconv.plan import FORMS, Forms, forward_plan, input_gradient_plan
 
 __all__ = [
@@ -50,7 +51,7 @@ Gradients: TypeAlias = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | 
 
 def conv2d(
     input: np.ndarray,
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     bias: np.ndarray | None = None,
     stride: IntOrPair = 1,
     padding: Padding = 0,
@@ -67,7 +68,7 @@ def conv2d(
     ----------
     input : ndarray of float16, float32 or float64
         ``(N, IC, IH, IW)``, or ``(N, IH, IW, IC)`` for the layout NHWC. Any strides are taken.
-    weight : ndarray of float16, float32 or float64
+    weight : ndarray of float16, float32 or float64, or PackedWeight
         ``(OC, IC / groups, KH, KW)``, or ``(OC, KH, KW, IC / groups)`` for NHWC.
     bias : ndarray, optional
         ``(OC,)``.
@@ -122,17 +123,18 @@ def conv2d(
     array([[[[1., 1.],
              [1., 1.]]]])
     """
-    input, weight = float_array(input, "input"), float_array(weight, "weight")
+    input = float_array(input, "input")
+    weight, packed = weight_array(weight)
     geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
     forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.OC)
     out = output_array(out, geometry.output_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return correlate(forward_plan, forms, geometry, input, weight, bias, out)
+    return correlate(forward_plan, forms, geometry, input, weight, bias, out, packed=packed)
 
 
 def conv2d_input(
     input_size: Sequence[int],
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     grad_output: np.ndarray,
     stride: IntOrPair = 1,
     padding: Padding = 0,
@@ -172,12 +174,13 @@ def conv2d_input(
     array([[[[ 1.,  2., 10., 20.,  0.],
              [ 3.,  4., 30., 40.,  0.]]]])
     """
-    weight, grad_output = float_array(weight, "weight"), float_array(grad_output, "grad_output")
+    weight, packed = weight_array(weight)
+    grad_output = float_array(grad_output, "grad_output")
     geometry = Conv2dGeometry.forward(input_size, weight.shape, stride, padding, dilation, groups, layout)
     forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.input_shape, result_dtype(weight, grad_output), weight, grad_output)
-    return correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
+    return correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out, packed=packed)
 
 
 def conv2d_weight(
@@ -233,7 +236,7 @@ def conv2d_weight(
 def conv2d_backward(
     grad_output: np.ndarray,
     input: np.ndarray,
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     stride: IntOrPair = 1,
     padding: Padding = 0,
     dilation: IntOrPair = 1,
@@ -276,7 +279,8 @@ def conv2d_backward(
     ((1, 1, 2, 5), (1, 1, 2, 2), array([11.]))
     """
     grad_output = float_array(grad_output, "grad_output")
-    input, weight = float_array(input, "input"), float_array(weight, "weight")
+    input = float_array(input, "input")
+    weight, packed = weight_array(weight)
     wants_input, wants_weight, wants_bias = check_output_mask(output_mask)
     geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
     forms = _forms(algorithm, geometry)
@@ -285,7 +289,7 @@ def conv2d_backward(
     grad_input = grad_weight = grad_bias = None
     if wants_input:
         out = empty_like(input, result_dtype(weight, grad_output), geometry.layout)
-        grad_input = correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out)
+        grad_input = correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out, packed=packed)
     if wants_weight:
         out = output_array(None, geometry.weight_shape, result_dtype(input, grad_output))
         grad_weight = weight_gradient(forms, geometry, input, grad_output, out)
@@ -296,7 +300,7 @@ def conv2d_backward(
 
 def conv_transpose2d(
     input: np.ndarray,
-    weight: np.ndarray,
+    weight: np.ndarray | PackedWeight,
     bias: np.ndarray | None = None,
     stride: IntOrPair = 1,
     padding: Padding = 0,
@@ -314,7 +318,7 @@ def conv_transpose2d(
     ----------
     input : ndarray of float16, float32 or float64
         ``(N, IC, IH, IW)``, or ``(N, IH, IW, IC)`` for the layout NHWC.
-    weight : ndarray of float16, float32 or float64
+    weight : ndarray of float16, float32 or float64, or PackedWeight
         ``(IC, OC / groups, KH, KW)``, or ``(IC, KH, KW, OC / groups)`` for NHWC.
     bias : ndarray, optional
         ``(OC,)``.
@@ -342,14 +346,15 @@ def conv_transpose2d(
     >>> conv_transpose2d(np.array([[[[1.0, 10.0]]]]), np.array([[[[1.0, 2.0, 3.0]]]]), stride=2)
     array([[[[ 1.,  2., 13., 20., 30.]]]])
     """
-    input, weight = float_array(input, "input"), float_array(weight, "weight")
+    input = float_array(input, "input")
+    weight, packed = weight_array(weight)
     geometry = Conv2dGeometry.transposed(
         input.shape, weight.shape, stride, padding, output_padding, groups, dilation, layout
     )
     forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.IC)
     out = output_array(out, geometry.input_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return correlate(input_gradient_plan, forms, geometry, input, weight, bias, out)
+    return correlate(input_gradient_plan, forms, geometry, input, weight, bias, out, packed=packed)
 
 
 def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:

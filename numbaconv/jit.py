@@ -25,7 +25,7 @@ from numbaconv import cache
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
 
 
-#: The stage of a kernel that is not cut into stages.
+#: What a kernel is told for its stage where it is to go through all of them.
 ALL = -1
 
 
@@ -50,25 +50,25 @@ class Kernel:
     def __init__(self, function: Callable[..., Any], stages: int = 1) -> None:
         self.__doc__ = function.__doc__
         self.name = function.__name__
-        self.stages = stages
+        self.stages = range(stages)
         self._share = compiled(function)
         self._addresses: dict[tuple[Any, ...], int] = {}
 
     def __repr__(self) -> str:
         return f"<Kernel {self.name}>"
 
-    def serial(self, threads: int, *arguments: Any) -> None:
-        """Do all shares in the calling thread."""
-        if threads == 1:
+    def serial(self, stages: range, threads: int, *arguments: Any) -> None:
+        """Do all shares of some stages in the calling thread."""
+        if threads == 1 and stages == self.stages:
             self._share(*arguments, ALL, 0, 1)
             return
-        for stage in range(self.stages):
+        for stage in stages:
             for thread in range(threads):
                 self._share(*arguments, stage, thread, threads)
 
-    def parallel(self, threads: int, *arguments: Any) -> None:
+    def parallel(self, stages: range, threads: int, *arguments: Any) -> None:
         """Do the shares in Numba's threads. The result has the same bits."""
-        _share_out(_loop_address(), self._address(arguments), self.stages, threads, *arguments)
+        _share_out(_loop_address(), self._address(arguments), stages.start, stages.stop, threads, *arguments)
 
     def _address(self, arguments: tuple[Any, ...]) -> int:
         """Where the machine code for such arguments is."""
@@ -116,7 +116,7 @@ def _address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:
 
 @functools.cache
 def _loop_address() -> int:
-    return _address_of(_loop, (types.intp,) * 4)
+    return _address_of(_loop, (types.intp,) * 5)
 
 
 @intrinsic
@@ -161,7 +161,7 @@ def _prepared(typing_context: Any, address: Any, arguments: Any) -> Any:
 
 
 @intrinsic
-def _enter(typing_context: Any, loop: Any, share: Any, call: Any, stages: Any, threads: Any) -> Any:
+def _enter(typing_context: Any, loop: Any, share: Any, call: Any, first: Any, last: Any, threads: Any) -> Any:
     """Call the loop at an address: where it were linked, every kernel would bring a copy of it."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -171,12 +171,12 @@ def _enter(typing_context: Any, loop: Any, share: Any, call: Any, stages: Any, t
         context.call_conv.call_function(builder, loop, types.none, kinds, values[1:])
         return context.get_dummy_value()
 
-    return types.none(*[types.intp] * 5), code
+    return types.none(*[types.intp] * 6), code
 
 
-def _loop(share, call, stages, threads):  # type: ignore[no-untyped-def]
+def _loop(share, call, first, last, threads):  # type: ignore[no-untyped-def]
     """Call a share of every thread and stage: the only parallel loop there is."""
-    for stage in range(stages):
+    for stage in range(first, last):
         for thread in prange(threads):
             _call(share, call, stage, thread, threads)
 
@@ -185,7 +185,7 @@ _loop = cache.keep(numba.njit(parallel=True, **_OPTIONS)(_loop))
 
 
 @compiled
-def _share_out(loop, address, stages, threads, *arguments):  # type: ignore[no-untyped-def]
+def _share_out(loop, address, first, last, threads, *arguments):  # type: ignore[no-untyped-def]
     """Run the kernel at an address in Numba's threads, by the loop at an address."""
     share, call = _prepared(address, arguments)
-    _enter(loop, share, call, stages, threads)
+    _enter(loop, share, call, first, last, threads)

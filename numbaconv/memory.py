@@ -34,9 +34,15 @@ def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return _writable(array).reshape(-1)
 
 
-def flat_bias(bias: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
-    """The same for a bias: no elements where there is none."""
-    return np.empty(0, dtype) if bias is None else flat(bias, dtype)
+def flat_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
+    """The same for a bias, each group of it filled up to the length of a row of ``zeros``."""
+    if bias is None:
+        return zeros.reshape(-1)
+    if bias.size == zeros.size:
+        return flat(bias, zeros.dtype)
+    filled, groups = zeros.copy(), bias.reshape(len(zeros), -1)
+    filled[:, : groups.shape[1]] = groups
+    return filled.reshape(-1)
 
 
 def flat_image(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.ndarray, Layout]:
@@ -77,12 +83,17 @@ def scratch(dtype: np.dtype, size: int) -> np.ndarray:
     arrays: dict[str, np.ndarray] = _kept.__dict__
     array = arrays.get(dtype.char)
     if array is None or array.size < size:
-        memory = empty((size * dtype.itemsize + CACHE_LINE,), np.dtype(np.uint8), "scratch memory")
-        first = -memory.ctypes.data % CACHE_LINE
-        array = memory[first : first + size * dtype.itemsize].view(dtype)
-        if memory.nbytes <= KEPT_BYTES:
+        array = aligned(dtype, size, "scratch memory")
+        if array.nbytes <= KEPT_BYTES:
             arrays[dtype.char] = array
     return array
+
+
+def aligned(dtype: np.dtype, size: int, what: str) -> np.ndarray:
+    """``size`` elements of new memory that starts at a cache line, with anything in it."""
+    memory = empty((size * dtype.itemsize + CACHE_LINE,), np.dtype(np.uint8), what)
+    first = -memory.ctypes.data % CACHE_LINE
+    return memory[first : first + size * dtype.itemsize].view(dtype)
 
 
 class _Memory:

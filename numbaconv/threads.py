@@ -75,23 +75,24 @@ def threads_for(tasks: int) -> int:
     return 1 if tasks == 1 or _forked else min(tasks, get_num_threads())
 
 
-def launch(kernel: Kernel, threads: int, *arguments: Any) -> None:
-    """Run a kernel on ``threads`` threads, a number that :func:`threads_for` gave.
+def launch(kernel: Kernel, threads: int, *arguments: Any, stages: range | None = None) -> None:
+    """Run a kernel, all of it or some ``stages``, on ``threads`` threads, a number that :func:`threads_for` gave.
 
     Numba's workqueue layer ends the process when two threads launch at once, so Python's threads take turns on it, and
     a thread of somebody's parallel loop, which can't wait for the end of that loop, computes alone. Which layer is in
     use is known only after the first launch.
     """
     global _launched
+    stages = kernel.stages if stages is None else stages
     if threads == 1 or numba.config.DISABLE_JIT:  # as plain Python, there is but one thread, and no layer to ask
-        kernel.serial(threads, *arguments)
+        kernel.serial(stages, threads, *arguments)
     elif _launched and numba.threading_layer() != "workqueue":
-        kernel.parallel(threads, *arguments)
+        kernel.parallel(stages, threads, *arguments)
     elif isinstance(threading.current_thread(), threading._DummyThread):  # Python did not start it
-        kernel.serial(threads, *arguments)
+        kernel.serial(stages, threads, *arguments)
     else:
         with _gate:
-            kernel.parallel(threads, *arguments)
+            kernel.parallel(stages, threads, *arguments)
             _launched = True
 
 

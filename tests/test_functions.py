@@ -257,7 +257,8 @@ def test_output_size_by_hand(face: ModuleType) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reference_has_the_signatures_of_the_compiled_functions(name: str) -> None:
-    assert inspect.signature(getattr(reference, name)) == inspect.signature(getattr(numbaconv, name))
+    compiled = str(inspect.signature(getattr(numbaconv, name)))
+    assert str(inspect.signature(getattr(reference, name))) == compiled.replace(" | PackedWeight", "")
 
 
 # --- dtypes, memory, empty batches ------------------------------------------------------------------------------------

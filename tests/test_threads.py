@@ -128,7 +128,7 @@ def parallel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     def spy(name: str, kernel: Callable) -> Callable:
         def called(*arguments: Any) -> None:
-            calls.append((name, arguments[0]))
+            calls.append((name, arguments[1]))
             kernel(*arguments)
 
         return called

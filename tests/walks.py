@@ -56,9 +56,9 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
 
-    # shared memory: packed weights, the packed bias, then the threads' parts
-    assert n.G * n.blocks * n.block_size <= n.bias
-    assert n.bias + n.G * n.blocks * n.width <= n.slabs <= plan.shared
+    # shared memory: packed weights, then the threads' parts
+    assert n.G * n.blocks * n.block_size <= n.slabs <= plan.shared
+    assert plan.no_bias.shape == (n.G, n.blocks * n.width)
     # a thread's part: the slab, unless the image itself is read, then the staged tile
     if n.direct:
         assert (n.x_c, n.x_w, n.x_h, n.columns, n.pieces) == (1, n.ICG, n.IW * n.ICG, n.IW, 1)
@@ -193,11 +193,11 @@ def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     slab = n.ICG * n.plane
 
-    # shared memory: packed weights, the packed bias, then the threads' parts
+    # shared memory: packed weights, then the threads' parts
     assert_rows_cover(rows, n.OCG)
     assert n.heights == sum(rows[:, 1])
-    assert n.G * n.heights * len(steps) <= n.bias
-    assert n.bias + n.G * n.heights <= n.slabs <= plan.shared
+    assert n.G * n.heights * len(steps) <= n.slabs <= plan.shared
+    assert plan.no_bias.shape == (n.G, n.heights)
     # a thread's part: the planes, then the staged tile
     assert_planes_hold_their_parts(n, remainders)
     assert slab <= n.stage
@@ -323,10 +323,10 @@ def check_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     assert (n.OH, n.OW) == (H, W)
 
-    # shared memory: packed weights, the packed bias, then the threads' parts
+    # shared memory: packed weights, then the threads' parts
     check_groups(n, g)
-    assert n.groups * n.taps * n.pitch <= n.bias
-    assert n.bias + n.groups * n.pitch <= n.slabs <= plan.shared
+    assert n.groups * n.taps * n.pitch <= n.slabs <= plan.shared
+    assert plan.no_bias.shape == (1, n.groups * n.pitch)
     # a thread's part: the slab, then the staged band
     assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.stage <= n.own == plan.own
     if n.y_c != 1 and n.tasks:
@@ -485,11 +485,11 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert_apart(
         n.slabs,
         [
-            (n.bias, blocks * n.width),
             (n.inputs, n.G * inputs[1]) if n.by_blocks else (n.weights, blocks * n.block_size),
         ],
     )
     assert n.slabs <= plan.shared
+    assert plan.no_bias.shape == (n.G, n.blocks * n.width)
 
     # every row of strips is transformed once, and multiplied once with every block
     for threads in THREADS:

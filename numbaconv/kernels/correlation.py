@@ -47,8 +47,7 @@ CORRELATION = record(
     "width",  # lanes of a block
     "blocks",  # blocks of a group
     "block_size",  # elements of a packed block
-    "bias",  # where in the scratch memory the packed bias begins
-    "slabs",  # where the threads' own parts begin
+    "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "stage",  # where in it the staged row begins
     "bands",  # bands of an image
@@ -69,8 +68,10 @@ CORRELATION = record(
 
 
 @kernel(stages=2)
-def correlate(x, w, bias, y, scratch, numbers, taps, runs, phases, tiles, stage, thread, threads):
-    """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
+def correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, stage, thread, threads):
+    """Fill ``y``; all arrays of elements are flat, and ``bias`` is filled up by zeros.
+
+    The first stage packs the weights ``w`` to ``packed``, which may be the beginning of ``scratch``.
 
     Parameters
     ----------
@@ -88,37 +89,34 @@ def correlate(x, w, bias, y, scratch, numbers, taps, runs, phases, tiles, stage,
     plan = numbers.view(CORRELATION)[0]
     if stage != 1:
         for block in share(plan.G * plan.blocks, thread, threads):
-            _pack_weights(w, bias, scratch, plan, taps, block)
+            _pack_weights(w, packed, plan, taps, block)
     if stage != 0:
-        _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads)
+        _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads)
 
 
 @routine
-def _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads):
+def _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
-        _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task)
+        _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles, task)
 
 
 @routine
-def _pack_weights(w, bias, scratch, plan, taps, block):
-    """Pack one block of weights and of the bias, with zeros in the lanes that have no channel."""
+def _pack_weights(w, packed, plan, taps, block):
+    """Pack one block of weights, with zeros in the lanes that have no channel."""
     g = block // plan.blocks
     channel = block % plan.blocks * plan.width
     lanes = min(plan.width, plan.OCG - channel)
     start = g * plan.w_group + channel * plan.w_lane
     pack_block(
-        w, start, plan.w_lane, plan.w_channel, plan.ICG, taps, scratch, block * plan.block_size, lanes, plan.width,
+        w, start, plan.w_lane, plan.w_channel, plan.ICG, taps, packed, block * plan.block_size, lanes, plan.width,
         plan.lanes,
     )  # fmt: skip
-    for lane in range(plan.width):
-        known = lane < lanes and len(bias) > 0
-        scratch[plan.bias + block * plan.width + lane] = bias[g * plan.OCG + channel + lane] if known else 0
 
 
 @device
-def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
+def _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles, task):
     """One task: a band of rows, all output channels of a group, all phases."""
     n = task // (plan.G * plan.bands)
     g = task // plan.bands % plan.G
@@ -144,13 +142,15 @@ def _correlate_band(x, y, scratch, own, plan, runs, phases, tiles, task):
                 oh = phases[phase, 0] + row * plan.out_h
                 target = to + oh * plan.y_h + phases[phase, 2] * plan.y_w
                 _correlate_row(
-                    y, target, scratch, slab, source, own + plan.stage, g * plan.blocks + block, count, plan, runs,
-                    phases, tiles, phase,
+                    bias, y, target, packed, scratch, slab, source, own + plan.stage, g * plan.blocks + block, count,
+                    plan, runs, phases, tiles, phase,
                 )  # fmt: skip
 
 
 @device
-def _correlate_row(y, target, scratch, slab, source, stage, block, count, plan, runs, phases, tiles, phase):
+def _correlate_row(
+    bias, y, target, packed, scratch, slab, source, stage, block, count, plan, runs, phases, tiles, phase
+):  # fmt: skip
     """One row of one phase, tile by tile.
 
     A tile is written whole: to the output where that has room for its last pixel and its last lane and has channels
@@ -166,37 +166,37 @@ def _correlate_row(y, target, scratch, slab, source, stage, block, count, plan, 
         first = phases[phase, 4]
         last = phases[phase, 5]
         if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
-            _correlate_tile(y, at, pitch, scratch, slab, pixels, block, vectors, height, plan, runs, first, last)
+            _correlate_tile(bias, y, at, pitch, packed, slab, pixels, block, vectors, height, plan, runs, first, last)
         else:
             _correlate_tile(
-                scratch, stage, plan.width, scratch, slab, pixels, block, vectors, height, plan, runs, first, last
+                bias, scratch, stage, plan.width, packed, slab, pixels, block, vectors, height, plan, runs, first, last
             )
             unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
 
 
 @routine
-def _correlate_tile(to, at, step, scratch, x, source, block, vectors, height, plan, runs, first, last):
+def _correlate_tile(bias, to, at, step, packed, x, source, block, vectors, height, plan, runs, first, last):
     """Sum one tile, of one of the shapes that exist, starting from the bias, and write it."""
-    bias = plan.bias + block * plan.width
+    first_lane = block * plan.width
     weights = block * plan.block_size
     if vectors == 2:
         if height == TALL:
-            _sum(spread(TALL, 2, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
+            _sum(spread(TALL, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
         elif height == MIDDLE:
-            _sum(spread(MIDDLE, 2, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
+            _sum(spread(MIDDLE, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
         else:
-            _sum(spread(SHORT, 2, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
+            _sum(spread(SHORT, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
     elif height == TALL:
-        _sum(spread(TALL, 1, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
+        _sum(spread(TALL, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
     elif height == MIDDLE:
-        _sum(spread(MIDDLE, 1, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
+        _sum(spread(MIDDLE, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
     else:
-        _sum(spread(SHORT, 1, scratch, bias), to, at, step, scratch, x, source, weights, plan, runs, first, last)
+        _sum(spread(SHORT, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
 
 
 @device
-def _sum(tile, to, at, step, scratch, x, source, weights, plan, runs, first, last):
+def _sum(tile, to, at, step, packed, x, source, weights, plan, runs, first, last):
     tile = accumulate(
-        tile, x, source, plan.in_w * plan.ICG, 1, scratch, weights, plan.lanes, plan.width, runs, first, last
+        tile, x, source, plan.in_w * plan.ICG, 1, packed, weights, plan.lanes, plan.width, runs, first, last
     )  # fmt: skip
     store(tile, to, at, step, plan.lanes)

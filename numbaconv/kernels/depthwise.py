@@ -47,8 +47,7 @@ DEPTHWISE = record(
     "lanes",  # lanes of one vector
     "pitch",  # channels of a group, which are packed together: whole vectors
     "groups",
-    "bias",  # where in the scratch memory the packed bias begins
-    "slabs",  # where the threads' own parts begin
+    "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "stage",  # where in it the staged band begins
     "holes",  # 1: there are target pixels that no tap reaches
@@ -72,8 +71,10 @@ DEPTHWISE = record(
 
 
 @kernel(stages=2)
-def correlate_depthwise(x, w, bias, y, scratch, numbers, runs, phases, tiles, stage, thread, threads):
-    """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
+def correlate_depthwise(x, w, bias, y, packed, scratch, numbers, runs, phases, tiles, stage, thread, threads):
+    """Fill ``y``; all arrays of elements are flat, and ``bias`` is filled up by zeros.
+
+    The first stage packs the weights ``w`` to ``packed``, which may be the beginning of ``scratch``.
 
     Parameters
     ----------
@@ -90,25 +91,23 @@ def correlate_depthwise(x, w, bias, y, scratch, numbers, runs, phases, tiles, st
     plan = numbers.view(DEPTHWISE)[0]
     if stage != 1:
         for group in share(plan.groups, thread, threads):
-            _pack_weights(w, bias, scratch, plan, group)
+            _pack_weights(w, packed, plan, group)
     if stage != 0:
-        _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads)
+        _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads)
 
 
 @routine
-def _pack_weights(w, bias, scratch, plan, group):
-    """Pack the weights of some channels, ``[tap][channel]``, and their bias."""
+def _pack_weights(w, packed, plan, group):
+    """Pack the weights of some channels, ``[tap][channel]``."""
     first = group * plan.pitch
     channels = min(plan.pitch, plan.C - first)
     to = first * plan.taps
-    clear(scratch, to, plan.taps * plan.pitch)
-    transpose_all(scratch, to, plan.pitch, w, first * plan.taps, plan.taps, channels, plan.taps, plan.lanes)
-    for c in range(plan.pitch):
-        scratch[plan.bias + first + c] = bias[first + c] if c < channels and len(bias) > 0 else 0
+    clear(packed, to, plan.taps * plan.pitch)
+    transpose_all(packed, to, plan.pitch, w, first * plan.taps, plan.taps, channels, plan.taps, plan.lanes)
 
 
 @routine
-def _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads):
+def _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
@@ -125,23 +124,24 @@ def _correlate_share(x, y, scratch, plan, runs, phases, tiles, thread, threads):
         target = n * plan.y_n + channel * plan.y_c + first * plan.out_h * plan.y_h
         if plan.y_c == 1:
             _correlate_band(
-                y, target, plan.y_h, plan.y_w, channels, scratch, own, group, plan, runs, phases, tiles, first, rows
-            )
+                bias, y, target, plan.y_h, plan.y_w, channels, packed, scratch, own, group, plan, runs, phases, tiles,
+                first, rows,
+            )  # fmt: skip
         else:
             stage, pixels = own + plan.stage, min(rows * plan.out_h, plan.OH - first * plan.out_h) * plan.OW
             if plan.holes:
                 for pixel in range(pixels):
-                    copy(scratch, stage + pixel * plan.pitch, 1, scratch, plan.bias + channel, 1, plan.pitch)
+                    copy(scratch, stage + pixel * plan.pitch, 1, bias, channel, 1, plan.pitch)
             _correlate_band(
-                scratch, stage, plan.OW * plan.pitch, plan.pitch, plan.pitch, scratch, own, group, plan, runs, phases,
-                tiles, first, rows,
+                bias, scratch, stage, plan.OW * plan.pitch, plan.pitch, plan.pitch, packed, scratch, own, group, plan,
+                runs, phases, tiles, first, rows,
             )  # fmt: skip
             unpack_tile(scratch, stage, plan.pitch, pixels, channels, y, target, plan.y_c, plan.y_w, plan.lanes)
 
 
 @device
 def _correlate_band(
-    to, target, line, pixel, channels, scratch, slab, group, plan, runs, phases, tiles, first, rows
+    bias, to, target, line, pixel, channels, packed, scratch, slab, group, plan, runs, phases, tiles, first, rows
 ):  # fmt: skip
     """All rows of a band, to memory that has channels innermost: the output, or the stage."""
     for row in range(rows):
@@ -150,31 +150,34 @@ def _correlate_band(
             if first + row < phases[phase, 1]:
                 at = target + (phases[phase, 0] + row * plan.out_h) * line + phases[phase, 2] * pixel
                 _correlate_pixels(
-                    to, at, plan.out_w * pixel, scratch, source, group, channels, plan, runs, phases, phase, tiles
-                )
+                    bias, to, at, plan.out_w * pixel, packed, scratch, source, group, channels, plan, runs, phases,
+                    phase, tiles,
+                )  # fmt: skip
 
 
 @routine
-def _correlate_pixels(to, at, step, scratch, source, group, channels, plan, runs, phases, phase, tiles):
+def _correlate_pixels(
+    bias, to, at, step, packed, scratch, source, group, channels, plan, runs, phases, phase, tiles
+):  # fmt: skip
     """One row of one phase, tile by tile, all channels of a group."""
-    weights, bias = group * plan.pitch * plan.taps, plan.bias + group * plan.pitch
+    weights, first = group * plan.pitch * plan.taps, group * plan.pitch
     for k in range(phases[phase, 6], phases[phase, 7]):
         here, there, height = source + tiles[k, 0] * plan.in_w * plan.pitch, at + tiles[k, 0] * step, tiles[k, 1]
         for c in range(0, channels, plan.lanes):
             i, j, exist = here + c, weights + c, channels - c
             if height == 8:
-                tile = _sum(spread(8, 1, scratch, bias + c), scratch, i, j, plan, runs, phases, phase)
+                tile = _sum(spread(8, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
                 write(tile, to, there + c, step, True, 8, exist, plan.lanes)
             elif height == 4:
-                tile = _sum(spread(4, 1, scratch, bias + c), scratch, i, j, plan, runs, phases, phase)
+                tile = _sum(spread(4, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
                 write(tile, to, there + c, step, True, 4, exist, plan.lanes)
             else:
-                tile = _sum(spread(1, 1, scratch, bias + c), scratch, i, j, plan, runs, phases, phase)
+                tile = _sum(spread(1, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
                 write(tile, to, there + c, step, True, 1, exist, plan.lanes)
 
 
 @device
-def _sum(tile, scratch, i, j, plan, runs, phases, phase):
+def _sum(tile, packed, scratch, i, j, plan, runs, phases, phase):
     """Add what the taps find, those of a kernel row together where they may share it."""
     first, last, taps, step, pitch, apart = (
         phases[phase, 4], phases[phase, 5], phases[phase, 8], plan.in_w, plan.pitch, plan.tap_weight
@@ -183,25 +186,25 @@ def _sum(tile, scratch, i, j, plan, runs, phases, phase):
         for k in range(first, last):
             here, there = i + runs[k, 0], j + runs[k, 1]
             for _ in range(taps):
-                tile = hadamard(tile, scratch, here, step * pitch, scratch, there)
+                tile = hadamard(tile, scratch, here, step * pitch, packed, there)
                 here += plan.tap_pixel
                 there += apart
     elif taps == 3 and step == 1:
         for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, scratch, j + runs[k, 1], apart, 3, 1, 1)
+            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 3, 1, 1)
     elif taps == 3:
         for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, scratch, j + runs[k, 1], apart, 3, 2, 1)
+            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 3, 2, 1)
     elif taps == 5 and step == 1:
         for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, scratch, j + runs[k, 1], apart, 5, 1, 1)
+            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 5, 1, 1)
     elif taps == 5:
         for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, scratch, j + runs[k, 1], apart, 5, 2, 1)
+            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 5, 2, 1)
     elif step == 1:
         for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, scratch, j + runs[k, 1], apart, 7, 1, 1)
+            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 7, 1, 1)
     else:
         for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, scratch, j + runs[k, 1], apart, 7, 2, 1)
+            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 7, 2, 1)
     return tile

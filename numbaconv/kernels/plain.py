@@ -54,8 +54,8 @@ PLAIN = record(
 
 
 @Kernel
-def forward(x, w, bias, y, scratch, numbers, stage, thread, threads):
-    """Fill ``y``; all arrays are flat, and ``bias`` may be empty. Threads share the planes of the output."""
+def forward(x, w, bias, y, packed, scratch, numbers, stage, thread, threads):
+    """Fill ``y``; all arrays are flat. Threads share the planes of the output."""
     plan = numbers.view(PLAIN)[0]
     planes = plan.N * plan.OC
     for plane in share(planes, thread, threads):
@@ -63,7 +63,7 @@ def forward(x, w, bias, y, scratch, numbers, stage, thread, threads):
 
 
 @Kernel
-def input_gradient(y, w, bias, x, scratch, numbers, stage, thread, threads):
+def input_gradient(y, w, bias, x, packed, scratch, numbers, stage, thread, threads):
     """Fill ``x``, the input's gradient, from ``y``, the output's, and a bias of the input's channels."""
     plan = numbers.view(PLAIN)[0]
     planes = plan.N * plan.IC
@@ -95,7 +95,7 @@ def _output_plane(x, w, bias, y, plan, n, oc):
     first = oc // plan.OCG * plan.ICG
     for oh in range(plan.OH):
         for ow in range(plan.OW):
-            total = float(bias[oc]) if len(bias) else 0.0
+            total = float(bias[oc])
             for ic in range(plan.ICG):
                 image, taps = n * plan.x_n + (first + ic) * plan.x_c, oc * plan.w_oc + ic * plan.w_ic
                 for kh in range(plan.KH):
@@ -117,7 +117,7 @@ def _input_plane(y, w, bias, x, plan, n, ic):
     first = ic // plan.ICG * plan.OCG
     for ih in range(plan.IH):
         for iw in range(plan.IW):
-            total = float(bias[ic]) if len(bias) else 0.0
+            total = float(bias[ic])
             for oc in range(first, first + plan.OCG):
                 image, taps = n * plan.y_n + oc * plan.y_c, oc * plan.w_oc + ic % plan.ICG * plan.w_ic
                 for kh in range(plan.KH):

@@ -48,8 +48,7 @@ PLANES = record(
     "w_row",
     "heights",  # rows of all tiles of a group
     "lanes",  # lanes of a vector
-    "bias",  # where in the scratch memory the packed bias begins
-    "slabs",  # where the threads' own parts begin
+    "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "stage",  # where in it the staged tile begins
     "bands",  # bands of an image
@@ -71,8 +70,10 @@ PLANES = record(
 
 
 @kernel(stages=2)
-def correlate_planes(x, w, bias, y, scratch, numbers, remainders, steps, phases, rows, stage, thread, threads):
-    """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
+def correlate_planes(x, w, bias, y, packed, scratch, numbers, remainders, steps, phases, rows, stage, thread, threads):
+    """Fill ``y``; all arrays of elements are flat, and ``bias`` is filled up by zeros.
+
+    The first stage packs the weights ``w`` to ``packed``, which may be the beginning of ``scratch``.
 
     Parameters
     ----------
@@ -90,36 +91,32 @@ def correlate_planes(x, w, bias, y, scratch, numbers, remainders, steps, phases,
     plan = numbers.view(PLANES)[0]
     if stage != 1:
         for tile in share(plan.G * len(rows), thread, threads):
-            _pack_weights(w, bias, scratch, plan, steps, rows, tile)
+            _pack_weights(w, packed, plan, steps, rows, tile)
     if stage != 0:
-        _correlate_share(x, y, scratch, plan, remainders, steps, phases, rows, thread, threads)
+        _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, phases, rows, thread, threads)
 
 
 @routine
-def _correlate_share(x, y, scratch, plan, remainders, steps, phases, rows, thread, threads):
+def _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, phases, rows, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
-        _correlate_band(x, y, scratch, own, plan, remainders, steps, phases, rows, task)
+        _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, phases, rows, task)
 
 
 @routine
-def _pack_weights(w, bias, scratch, plan, steps, rows, tile):
-    """Pack the weights and the bias of one tile's output channels."""
+def _pack_weights(w, packed, plan, steps, rows, tile):
+    """Pack the weights of one tile's output channels."""
     g = tile // len(rows)
     first, height, exist = rows[tile % len(rows), 0], rows[tile % len(rows), 1], rows[tile % len(rows), 2]
-    packed = g * plan.heights + first
     pack_filters(
         w, g * plan.w_group + first * plan.w_row, plan.w_row, steps, plan.joined,
-        scratch, packed * len(steps), height, exist, plan.lanes,
+        packed, (g * plan.heights + first) * len(steps), height, exist, plan.lanes,
     )  # fmt: skip
-    for row in range(height):
-        known = row < exist and len(bias) > 0
-        scratch[plan.bias + packed + row] = bias[g * plan.OCG + first + row] if known else 0
 
 
 @device
-def _correlate_band(x, y, scratch, own, plan, remainders, steps, phases, rows, task):
+def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, phases, rows, task):
     """One task: a band of rows, all output channels of a group, all phases."""
     n = task // (plan.G * plan.bands)
     g = task // plan.bands % plan.G
@@ -134,16 +131,20 @@ def _correlate_band(x, y, scratch, own, plan, remainders, steps, phases, rows, t
         count = min(plan.band, phases[phase, 1] - first)
         row = target + (phases[phase, 0] + first * plan.out_h) * plan.y_h + phases[phase, 2] * plan.y_w
         for tile in range(len(rows)):
-            _correlate_phase(y, row, scratch, own, plan, steps, phases, phase, count, g * plan.heights, rows, tile)
+            _correlate_phase(
+                bias, y, row, packed, scratch, own, plan, steps, phases, phase, count, g * plan.heights, rows, tile
+            )
 
 
 @routine
-def _correlate_phase(y, target, scratch, own, plan, steps, phases, phase, count, packed, rows, tile):
+def _correlate_phase(
+    bias, y, target, packed, scratch, own, plan, steps, phases, phase, count, channel, rows, tile
+):  # fmt: skip
     """All pixels of one phase in ``count`` rows, for the output channels of one tile."""
-    packed += rows[tile, 0]
+    channel += rows[tile, 0]
     target += rows[tile, 0] * plan.y_c
     height, exist, columns = rows[tile, 1], rows[tile, 2], phases[phase, 3]
-    weights, bias = packed * len(steps) + phases[phase, 4] * height, plan.bias + packed
+    weights = channel * len(steps) + phases[phase, 4] * height
     vectors = _vectors(height)
     tiles = -(-((count - 1) * plan.columns + columns) // (vectors * plan.lanes))
     if plan.stacked:
@@ -153,17 +154,29 @@ def _correlate_phase(y, target, scratch, own, plan, steps, phases, phase, count,
     row = column = 0
     for _ in range(tiles):
         if height == TALL:
-            tile = fill(TALL, 2, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
+            tile = fill(TALL, 2, bias, channel)
+            _sum(
+                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                exist,
+            )  # fmt: skip
         elif height == MIDDLE:
-            tile = fill(MIDDLE, 2, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
+            tile = fill(MIDDLE, 2, bias, channel)
+            _sum(
+                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                exist,
+            )  # fmt: skip
         elif height == SHORT:
-            tile = fill(SHORT, 4, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
+            tile = fill(SHORT, 4, bias, channel)
+            _sum(
+                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                exist,
+            )  # fmt: skip
         else:
-            tile = fill(1, 8, scratch, bias)
-            _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist)
+            tile = fill(1, 8, bias, channel)
+            _sum(
+                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                exist,
+            )  # fmt: skip
         if plan.y_w * plan.out_w != 1:
             _unpack(y, target, scratch, own + plan.stage, height, plan, row, column, count, exist, columns)
         if plan.stacked:
@@ -176,7 +189,9 @@ def _correlate_phase(y, target, scratch, own, plan, steps, phases, phase, count,
 
 
 @device
-def _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist):
+def _sum(
+    tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist
+):  # fmt: skip
     """Sum the tile that begins at a pixel of a phase, and write it.
 
     It goes straight to the output where that has pixels next to each other: whole, or what exists of it row by row of
@@ -186,7 +201,7 @@ def _sum(tile, y, target, scratch, own, weights, height, plan, steps, phases, ph
     source = own + row * plan.columns + column
     apart = plan.columns if plan.stacked else plan.lanes
     for step in range(phases[phase, 4], phases[phase, 5]):
-        tile = outer(tile, scratch, weights, 1, scratch, source + steps[step, 1], apart)
+        tile = outer(tile, packed, weights, 1, scratch, source + steps[step, 1], apart)
         weights += height
     y_h = plan.out_h * plan.y_h
     if plan.y_w * plan.out_w != 1:

@@ -49,22 +49,22 @@ def transform_output(m, n, x, at, point, temp, here, to, there, row, column):
 
 @device
 def transform_sums(
-    m, n, x, at, point, temp, here, to, there, row, column, rows, columns, channels, bias
+    m, n, x, at, point, temp, here, to, there, row, column, rows, columns, channels, bias, first
 ):  # fmt: skip
-    """The same, plus a bias (of the array ``x``), for those rows, columns and channels of the result that exist."""
+    """The same, plus ``bias[first]`` on, for those rows, columns and channels of the result that exist."""
     lanes = lanes_of(temp)
     _output(m, n, n, x, at, n * point, point, temp, here, n * lanes, lanes)
     if m == 4:
         for k in range(rows):
-            tile = plus(_OUTPUT_4_6(load(6, temp, here + k * n * lanes, lanes)), spread(4, 1, x, bias))
+            tile = plus(_OUTPUT_4_6(load(6, temp, here + k * n * lanes, lanes)), spread(4, 1, bias, first))
             write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
     elif n == 6:
         for k in range(rows):
-            tile = plus(_OUTPUT_2_6(load(6, temp, here + k * n * lanes, lanes)), spread(2, 1, x, bias))
+            tile = plus(_OUTPUT_2_6(load(6, temp, here + k * n * lanes, lanes)), spread(2, 1, bias, first))
             write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
     else:
         for k in range(rows):
-            tile = plus(_OUTPUT_2_4(load(4, temp, here + k * n * lanes, lanes)), spread(2, 1, x, bias))
+            tile = plus(_OUTPUT_2_4(load(4, temp, here + k * n * lanes, lanes)), spread(2, 1, bias, first))
             write(tile, to, there + k * row, column, columns == m, columns, channels, lanes)
 
 

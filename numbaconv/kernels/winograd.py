@@ -67,11 +67,10 @@ WINOGRAD = record(
     "blocks",  # blocks of a group
     "block_size",  # elements of a transformed block of weights
     "by_blocks",  # 1: threads share blocks of weights, and the transformed input is everybody's; 0: the other way round
-    "bias",  # where in the scratch memory the packed bias begins
-    "slabs",  # where the threads' own parts begin
+    "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
-    "weights",  # and the transformed weights
+    "weights",  # and the transformed weights: of packed memory, else of a thread's part
     "sums",  # where in a thread's part the sums begin, and some vectors of a transform
     "temporary",
     "tile",  # output pixels of a tile, along either axis
@@ -94,8 +93,10 @@ WINOGRAD = record(
 
 
 @kernel(stages=2)
-def correlate_winograd(x, w, bias, y, scratch, numbers, heights, stage, thread, threads):
-    """Fill ``y``; ``x``, ``w``, ``bias``, ``y`` and ``scratch`` are flat, and ``bias`` may be empty.
+def correlate_winograd(x, w, bias, y, packed, scratch, numbers, heights, stage, thread, threads):
+    """Fill ``y``; all arrays of elements are flat, and ``bias`` is filled up by zeros.
+
+    The first stage packs the weights ``w`` to ``packed``, which may be the beginning of ``scratch``.
 
     Parameters
     ----------
@@ -106,18 +107,15 @@ def correlate_winograd(x, w, bias, y, scratch, numbers, heights, stage, thread, 
     """
     plan = numbers.view(WINOGRAD)[0]
     if stage != 1:
-        _prepare(x, w, bias, scratch, plan, thread, threads)
+        _prepare(x, w, packed, scratch, plan, thread, threads)
     if stage != 0:
-        _correlate_share(x, w, y, scratch, plan, heights, thread, threads)
+        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, threads)
 
 
 @routine
-def _prepare(x, w, bias, scratch, plan, thread, threads):
-    """One thread's share of what is everybody's: of the bias, and of the transformed weights or input."""
+def _prepare(x, w, packed, scratch, plan, thread, threads):
+    """One thread's share of what is everybody's: the transformed weights, or the transformed input."""
     own = plan.slabs + thread * plan.own
-    blocks = plan.G * plan.blocks
-    for block in share(blocks, thread, threads):
-        _pack_bias(bias, scratch, plan, block)
     if plan.by_blocks:
         units = plan.G * plan.units
         unit, end = thread * units // threads, (thread + 1) * units // threads
@@ -129,29 +127,20 @@ def _prepare(x, w, bias, scratch, plan, thread, threads):
             unit += batch
     else:
         chunks = -(-plan.ICG // plan.lanes)
-        for task in share(blocks * chunks, thread, threads):
+        for task in share(plan.G * plan.blocks * chunks, thread, threads):
             block, first = task // chunks, task % chunks * plan.lanes
-            _transform_weights(w, scratch, own, plan, block, first, plan.weights + block * plan.block_size)
-
-
-@device
-def _pack_bias(bias, scratch, plan, block):
-    first = block // plan.blocks * plan.OCG
-    channel = block % plan.blocks * plan.width
-    for lane in range(plan.width):
-        known = channel + lane < plan.OCG and len(bias) > 0
-        scratch[plan.bias + block * plan.width + lane] = bias[first + channel + lane] if known else 0
+            _transform_weights(w, scratch, own, plan, block, first, packed, plan.weights + block * plan.block_size)
 
 
 @routine
-def _transform_weights(w, scratch, stage, plan, block, first, to):
+def _transform_weights(w, scratch, stage, plan, block, first, packed, to):
     """Transform the weights of some input channels, a vector of them from ``first``, of one block."""
     channel = block % plan.blocks * plan.width
     lanes = min(plan.width, plan.OCG - channel)
     start = block // plan.blocks * plan.w_group + channel * plan.w_lane + first * plan.w_channel
     channels = min(plan.lanes, plan.ICG - first)
     _pack_taps(w, start, plan, channels, lanes, scratch, stage)
-    _transform_taps(scratch, stage, channels, plan, to + first * plan.width)
+    _transform_taps(scratch, stage, channels, plan, packed, to + first * plan.width)
 
 
 @device
@@ -177,7 +166,7 @@ def _pack_taps(w, start, plan, channels, lanes, stage, to):
 
 
 @device
-def _transform_taps(scratch, stage, channels, plan, to):
+def _transform_taps(scratch, stage, channels, plan, packed, to):
     """Transform the packed taps of some channels."""
     side, taps, column = plan.side, plan.side * plan.side, plan.width
     temporary = stage + taps * plan.lanes * plan.width
@@ -187,12 +176,12 @@ def _transform_taps(scratch, stage, channels, plan, to):
         for lane in range(0, plan.width, plan.lanes):
             transform_taps(
                 plan.points, side, scratch, stage + channel * taps * plan.width + lane, side * column, column,
-                scratch, temporary, scratch, to + channel * plan.width + lane, plan.weight_point,
+                scratch, temporary, packed, to + channel * plan.width + lane, plan.weight_point,
             )  # fmt: skip
 
 
 @routine
-def _correlate_share(x, w, y, scratch, plan, heights, thread, threads):
+def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, threads):
     """One thread's share of the work: some blocks of weights, or some of the input, batch by batch."""
     own, group = plan.slabs + thread * plan.own, plan.units
     task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
@@ -200,15 +189,15 @@ def _correlate_share(x, w, y, scratch, plan, heights, thread, threads):
         for block in range(task, end):
             g = block // plan.blocks
             for first in range(0, plan.ICG, plan.lanes):
-                _transform_weights(w, scratch, own, plan, block, first, own + plan.weights)
+                _transform_weights(w, scratch, own, plan, block, first, scratch, own + plan.weights)
             inputs = plan.inputs + g * plan.points * plan.points * plan.input_point
             for unit in range(0, group, plan.batch):
                 batch = min(group - unit, plan.batch)
                 _multiply(
-                    scratch, inputs + unit * plan.wide * plan.pitch, own + plan.weights, own + plan.sums, plan,
-                    block % plan.blocks, batch * plan.wide, heights,
+                    scratch, inputs + unit * plan.wide * plan.pitch, scratch, own + plan.weights, own + plan.sums,
+                    plan, block % plan.blocks, batch * plan.wide, heights,
                 )  # fmt: skip
-                _transform_sums(y, scratch, own, plan, g, block % plan.blocks, unit, batch)
+                _transform_sums(bias, y, scratch, own, plan, g, block % plan.blocks, unit, batch)
     else:
         while task < end:
             g = task // group
@@ -216,8 +205,8 @@ def _correlate_share(x, w, y, scratch, plan, heights, thread, threads):
             tiles = transform_images(x, scratch, own, own + plan.inputs, plan, g, task - g * group, batch)
             for block in range(plan.blocks):
                 weights = plan.weights + (g * plan.blocks + block) * plan.block_size
-                _multiply(scratch, own + plan.inputs, weights, own + plan.sums, plan, block, tiles, heights)
-                _transform_sums(y, scratch, own, plan, g, block, task - g * group, batch)
+                _multiply(scratch, own + plan.inputs, packed, weights, own + plan.sums, plan, block, tiles, heights)
+                _transform_sums(bias, y, scratch, own, plan, g, block, task - g * group, batch)
             task += batch
 
 
@@ -254,14 +243,14 @@ def transform_images(x, scratch, own, to, plan, g, task, batch):
 
 
 @routine
-def _multiply(scratch, inputs, weights, sums, plan, block, tiles, heights):
+def _multiply(scratch, inputs, packed, weights, sums, plan, block, tiles, heights):
     """Multiply the transformed input with a block of transformed weights, at every point."""
     vectors = 2 if plan.OCG - block * plan.width > plan.lanes else 1
     for point in range(plan.points * plan.points):
         a, to, left = inputs + point * plan.input_point, sums + point * plan.sum_point, tiles
         while left > 0:
             height = heights[left]
-            _multiply_tile(scratch, a, weights, to, height, vectors, plan)
+            _multiply_tile(scratch, a, packed, weights, to, height, vectors, plan)
             a += height * plan.pitch
             to += height * plan.width
             left -= height
@@ -269,30 +258,30 @@ def _multiply(scratch, inputs, weights, sums, plan, block, tiles, heights):
 
 
 @device
-def _multiply_tile(scratch, a, b, to, height, vectors, plan):
+def _multiply_tile(scratch, a, packed, b, to, height, vectors, plan):
     if vectors == 2:
         if height == TALL:
-            _sum(zeros(TALL, 2, scratch), scratch, a, b, to, plan)
+            _sum(zeros(TALL, 2, scratch), scratch, a, packed, b, to, plan)
         elif height == MIDDLE:
-            _sum(zeros(MIDDLE, 2, scratch), scratch, a, b, to, plan)
+            _sum(zeros(MIDDLE, 2, scratch), scratch, a, packed, b, to, plan)
         else:
-            _sum(zeros(SHORT, 2, scratch), scratch, a, b, to, plan)
+            _sum(zeros(SHORT, 2, scratch), scratch, a, packed, b, to, plan)
     elif height == TALL:
-        _sum(zeros(TALL, 1, scratch), scratch, a, b, to, plan)
+        _sum(zeros(TALL, 1, scratch), scratch, a, packed, b, to, plan)
     elif height == MIDDLE:
-        _sum(zeros(MIDDLE, 1, scratch), scratch, a, b, to, plan)
+        _sum(zeros(MIDDLE, 1, scratch), scratch, a, packed, b, to, plan)
     else:
-        _sum(zeros(SHORT, 1, scratch), scratch, a, b, to, plan)
+        _sum(zeros(SHORT, 1, scratch), scratch, a, packed, b, to, plan)
 
 
 @device
-def _sum(tile, scratch, a, b, to, plan):
-    tile = extend(tile, scratch, a, plan.pitch, 1, scratch, b, plan.lanes, plan.width, plan.ICG)
+def _sum(tile, scratch, a, packed, b, to, plan):
+    tile = extend(tile, scratch, a, plan.pitch, 1, packed, b, plan.lanes, plan.width, plan.ICG)
     store(tile, scratch, to, plan.width, plan.lanes)
 
 
 @routine
-def _transform_sums(y, scratch, own, plan, g, block, task, batch):
+def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
     """Transform the sums of one block back, and write the pixels that exist.
 
     They go straight to the output where that has channels innermost, else to a stage, where the slab was, from which
@@ -300,7 +289,7 @@ def _transform_sums(y, scratch, own, plan, g, block, task, batch):
     """
     channel = block * plan.width
     count = min(plan.width, plan.OCG - channel)
-    bias = plan.bias + (g * plan.blocks + block) * plan.width
+    lane = (g * plan.blocks + block) * plan.width
     source = own + plan.sums
     end = task + batch
     while task < end:
@@ -311,10 +300,14 @@ def _transform_sums(y, scratch, own, plan, g, block, task, batch):
         height, width = min(rows * plan.tile, plan.OH - oh), min(tiles * plan.tile, plan.OW - ow)
         target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
         if plan.y_c == 1:
-            _transform_strip(y, target, plan.y_h, plan.y_w, count, scratch, own, source, bias, plan, height, width)
+            _transform_strip(
+                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own, source, plan, height, width
+            )  # fmt: skip
         else:
             pitch = plan.width
-            _transform_strip(scratch, own, width * pitch, pitch, pitch, scratch, own, source, bias, plan, height, width)
+            _transform_strip(
+                bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own, source, plan, height, width
+            )  # fmt: skip
             if plan.strips == 1:  # rows follow each other in the output
                 unpack_tile(
                     scratch, own, pitch, height * width, count, y, target, plan.y_c, plan.y_w, plan.lanes
@@ -330,7 +323,9 @@ def _transform_sums(y, scratch, own, plan, g, block, task, batch):
 
 
 @device
-def _transform_strip(to, start, row, column, channels, scratch, own, source, bias, plan, height, width):
+def _transform_strip(
+    bias, first, to, start, row, column, channels, scratch, own, source, plan, height, width
+):  # fmt: skip
     """Transform some rows of tiles; ``height`` x ``width`` pixels of them exist."""
     for oh in range(0, height, plan.tile):
         for ow in range(0, width, plan.tile):
@@ -338,6 +333,7 @@ def _transform_strip(to, start, row, column, channels, scratch, own, source, bia
                 transform_sums(
                     plan.tile, plan.points, scratch, source + lane, plan.sum_point, scratch, own + plan.temporary,
                     to, start + oh * row + ow * column + lane, row, column,
-                    min(plan.tile, height - oh), min(plan.tile, width - ow), channels - lane, bias + lane,
+                    min(plan.tile, height - oh), min(plan.tile, width - ow), channels - lane, bias,
+                    first + lane,
                 )  # fmt: skip
             source += plan.width

@@ -11,7 +11,7 @@ from numbaconv.arrays import check_bias, float_array, result_dtype
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.geometry import Conv2dGeometry, integer
 from numbaconv.kernels.rows import OUTPUTS, multiply_rows
-from numbaconv.memory import flat, flat_bias
+from numbaconv.memory import flat
 from numbaconv.nn.checks import check_gradient, dense, flag, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, in_layout
@@ -81,7 +81,8 @@ class Linear(Module):
         self._saved = x, Form.of(y)
         if len(x) <= _FEW_ROWS and x.dtype == y.dtype:
             sizes = (len(x), self.in_features, self.out_features)
-            arrays = (x.reshape(-1), flat(weight, y.dtype), flat_bias(bias, y.dtype))
+            b = np.empty(0, y.dtype) if bias is None else flat(bias, y.dtype)
+            arrays = (x.reshape(-1), flat(weight, y.dtype), b)
             launch_light(multiply_rows, -(-self.out_features // OUTPUTS), weight.size, *arrays, y.reshape(-1), sizes)
             return y
         g = self._geometry(x)

@@ -54,6 +54,7 @@ class Correlation(NamedTuple):
     source: Side
     target: Side
     forward: bool
+    packed: bool  # the weights are held in the order of the kernels: see numbaconv.packed
 
     @property
     def ICG(self) -> int:

@@ -125,19 +125,20 @@ def plan(work: Correlation) -> Plan:
     slab = 0 if direct else ((height - 1) * step[0] + span) * line.columns * pixel
     # The last tile of a row may hang over its end, and reads on from there.
     stage = round_up(slab + TALL * line.in_w * pixel + cut.width, cut.lanes)
-    bias = round_up(g.G * cut.blocks * block_size, cut.lanes)
     values = dict(
         G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W,
         **source.strides("x"), **target.strides("y"),
         w_group=weight.group, w_lane=weight.lane, w_channel=weight.channel,
         lanes=cut.lanes, width=cut.width, blocks=cut.blocks,
-        block_size=block_size, bias=bias, slabs=bias + g.G * cut.blocks * cut.width,
+        block_size=block_size, slabs=round_up(g.G * cut.blocks * block_size, cut.lanes),
         own=stage + TALL * cut.width, stage=stage, bands=bands, band=height, top=top, left=left, span=span,
         direct=int(direct), **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
         tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(taps, 0), table(runs, 3), table(phases, 8), table(tiles, 3))
-    return common.plan(correlate, CORRELATION, values, tables, g, fill=work.fill, zeros=work.padded)
+    return common.plan(
+        correlate, CORRELATION, values, tables, work, work.fill, work.padded, (g.G, cut.blocks * cut.width)
+    )
 
 
 def _direct(work: Correlation, first: tuple[int, int], span: tuple[int, int], vectors: int) -> bool:
@@ -211,9 +212,7 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
     tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
-    return common.plan(
-        weight_gradient, WEIGHT_GRADIENT, values, tables, g, fill=len(taps) < g.KH * g.KW, zeros=work.padded
-    )
+    return common.plan(weight_gradient, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
 
 
 def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:

@@ -10,6 +10,7 @@ import numpy as np
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.jit import Kernel
 from numbaconv.kernels.records import filled
+from numbaconv.plan.axes import Correlation
 
 #: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
 SLAB_BYTES = 256 * 1024
@@ -29,7 +30,7 @@ TILE_COST = 30
 TURN_COST = 24
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A kernel and what it is called with, beside the arrays of the user."""
 
@@ -45,6 +46,8 @@ class Plan:
     fill: bool
     #: Weights, or gradients of them, meet zeros that are in no array: those of padding, say. 0 * inf is NaN.
     zeros: bool
+    #: Zeros where a bias is read if there is none: for each group that is computed by itself, whole vectors.
+    no_bias: np.ndarray
 
 
 class Memory:
@@ -65,15 +68,28 @@ def plan(
     record: np.dtype,
     values: dict[str, int],
     tables: Any,
-    g: Conv2dGeometry,
-    *,
+    work: Correlation,
     fill: bool,
     zeros: bool,
+    bias: tuple[int, int] = (0, 0),
 ) -> Plan:
     """The plan of a kernel whose record has the fields ``slabs``, ``own`` and ``tasks``."""
-    tasks = values["tasks"]
-    threads = min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
-    return Plan(kernel, filled(record, **values), tables, values["slabs"], values["own"], threads, fill, zeros)
+    return Plan(
+        kernel,
+        filled(record, **values),
+        tables,
+        shared=values["slabs"],
+        own=values["own"],
+        threads=threads(work.g, values["tasks"]),
+        fill=fill,
+        zeros=zeros,
+        no_bias=np.zeros(bias, work.dtype),
+    )
+
+
+def threads(g: Conv2dGeometry, tasks: int) -> int:
+    """How many threads may share so many tasks."""
+    return min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
 
 
 def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int) -> int:

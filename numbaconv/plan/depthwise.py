@@ -81,16 +81,17 @@ def plan(work: Correlation) -> Plan:
     height = band(g, most_rows, g.N * groups, step[0], span, (line.columns * pitch + staged) * work.dtype.itemsize)
     bands = -(-most_rows // height)
     stage = ((height - 1) * step[0] + span) * line.columns * pitch
-    bias = groups * g.KH * g.KW * pitch
     values = dict(
         C=source.C, IH=source.H, IW=source.W, OH=target.H, OW=target.W, **source.strides("x"), **target.strides("y"),
-        taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, bias=bias, slabs=bias + groups * pitch,
+        taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, slabs=groups * g.KH * g.KW * pitch,
         own=stage + height * staged, stage=stage, holes=int(work.fill), bands=bands, band=height, rows=most_rows,
         top=top, left=left, span=span, **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
         tap_pixel=tap * pitch, tap_weight=weight * pitch, tasks=g.N * groups * bands,
     )  # fmt: skip
     tables = (table(runs, 2), table(phases, 10), table(tiles, 2))
-    return common.plan(correlate_depthwise, DEPTHWISE, values, tables, g, fill=work.fill, zeros=work.padded)
+    return common.plan(
+        correlate_depthwise, DEPTHWISE, values, tables, work, work.fill, work.padded, (1, groups * pitch)
+    )
 
 
 def weight_plan(work: Correlation) -> Plan:
@@ -116,13 +117,7 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     triples = _triples(work, (top, left), line.columns, pitch)
     return common.plan(
-        weight_gradient_depthwise,
-        WEIGHT_DEPTHWISE,
-        values,
-        (table([(0, 0)], 2), triples),
-        g,
-        fill=False,
-        zeros=work.padded,
+        weight_gradient_depthwise, WEIGHT_DEPTHWISE, values, (table([(0, 0)], 2), triples), work, False, work.padded
     )
 
 

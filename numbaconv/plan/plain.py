@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from numbaconv.jit import Kernel
 from numbaconv.kernels import plain as kernels
 from numbaconv.kernels.plain import PLAIN
@@ -22,8 +24,8 @@ weight_cost = cost
 def plan(work: Correlation) -> Plan:
     """The plan of a forward pass or an input gradient."""
     if work.forward:
-        return _plan(kernels.forward, work, work.source, work.target, work.g.N * work.g.OC)
-    return _plan(kernels.input_gradient, work, work.target, work.source, work.g.N * work.g.IC)
+        return _plan(kernels.forward, work, work.source, work.target, work.g.N * work.g.OC, work.g.OC)
+    return _plan(kernels.input_gradient, work, work.target, work.source, work.g.N * work.g.IC, work.g.IC)
 
 
 def weight_plan(work: Correlation) -> Plan:
@@ -31,7 +33,7 @@ def weight_plan(work: Correlation) -> Plan:
     return _plan(kernels.weight_gradient, work, work.source, work.target, work.g.OC * work.g.ICG)
 
 
-def _plan(kernel: Kernel, work: Correlation, x: Side, y: Side, tasks: int) -> Plan:
+def _plan(kernel: Kernel, work: Correlation, x: Side, y: Side, tasks: int, bias: int = 0) -> Plan:
     g = work.g
     one = g.ICG * g.KH * g.KW  # elements of a filter
     channel, row, column = (g.KH * g.KW, g.KW, 1) if g.layout == "NCHW" else (1, g.KW * g.ICG, g.ICG)
@@ -41,5 +43,5 @@ def _plan(kernel: Kernel, work: Correlation, x: Side, y: Side, tasks: int) -> Pl
         SH=g.SH, SW=g.SW, PT=g.PT, PL=g.PL, DH=g.DH, DW=g.DW, **x.strides("x"), **y.strides("y"),
         w_oc=one, w_ic=channel, w_kh=row, w_kw=column,
     )  # fmt: skip
-    threads = min(tasks, 1) if g.flops < common.SERIAL_FLOPS else tasks
-    return Plan(kernel, numbers, (), shared=0, own=0, threads=threads, fill=False, zeros=False)
+    no_bias = np.zeros((1, bias), work.dtype)
+    return Plan(kernel, numbers, (), 0, 0, common.threads(g, tasks), fill=False, zeros=False, no_bias=no_bias)

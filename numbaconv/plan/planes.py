@@ -89,7 +89,6 @@ def plan(work: Correlation) -> Plan:
 
     steps, phases = _steps(work, packing, part, plane)
     heights = sum(tile for _, tile, _ in rows)
-    bias = round_up(g.G * heights * len(steps), lanes)
     # The last tile may hang over the end, and reads on from there.
     stage = round_up(ICG * plane + max(PLANE_TILES.values()) * max(columns, lanes) + lanes, lanes)
     own = stage + max(height * vectors for height, vectors in PLANE_TILES.items()) * lanes
@@ -99,13 +98,13 @@ def plan(work: Correlation) -> Plan:
         G=g.G, ICG=ICG, OCG=work.OCG, IH=work.source.H, IW=work.source.W,
         **work.source.strides("x"), **work.target.strides("y"),
         w_group=g.OCG * one, w_row=one if work.forward else channel, joined=_joined(steps[:, 0], ICG),
-        heights=heights, lanes=lanes, bias=bias, slabs=round_up(bias + g.G * heights, lanes), own=own, stage=stage,
+        heights=heights, lanes=lanes, slabs=round_up(g.G * heights * len(steps), lanes), own=own, stage=stage,
         bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
         rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
         out_h=work.stride[0], out_w=work.stride[1], stacked=stacked, tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(packing.remainders, 2), steps, table(phases, 6), table(rows, 3))
-    return common.plan(correlate_planes, PLANES, values, tables, g, fill=work.fill, zeros=work.padded)
+    return common.plan(correlate_planes, PLANES, values, tables, work, work.fill, work.padded, (g.G, heights))
 
 
 def weight_plan(work: Correlation) -> Plan:
@@ -136,9 +135,8 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     tables = (table(remainders, 2), steps, table(rows, 3))
     fill = len(steps) < ICG * g.KH * g.KW
-    return common.plan(
-        weight_gradient_planes, WEIGHT_PLANES, values, tables, g, fill=fill, zeros=True
-    )  # rows of the gradient are filled up
+    zeros = True  # rows of the gradient are filled up
+    return common.plan(weight_gradient_planes, WEIGHT_PLANES, values, tables, work, fill, zeros)
 
 
 def _packing(work: Correlation) -> Packing:

@@ -75,7 +75,7 @@ def _cost(work: Correlation, c: Cut) -> float:
     tiles = g.N * c.tall * c.wide
     products = c.points**2 * (work.ICG * vectors * (1.0 if vectors > 1 else 1.2) + 4 * vectors)
     transforms = size * (INPUT_COST * c.pitch / c.lanes + SUMS_COST * vectors)
-    weights = size * TAPS_COST * work.ICG * vectors
+    weights = 0 if work.packed else size * TAPS_COST * work.ICG * vectors
     return g.G * (tiles * (products + transforms) + weights) + g.N * _turned(work, c, 1)
 
 
@@ -99,7 +99,6 @@ def plan(work: Correlation) -> Plan:
     inputs = shared.add(g.G * points * input_point) if by_blocks else own.add(points * input_point)
     block_size = points * weight_point
     weights = own.add(block_size) if by_blocks else shared.add(g.G * c.blocks * block_size)
-    bias = shared.add(g.G * c.blocks * c.width)
     sums = own.add(points * sum_point)
     temporary = own.add(points * c.lanes)
     one = g.ICG * filter_size
@@ -111,14 +110,16 @@ def plan(work: Correlation) -> Plan:
         **source.strides("x"), **target.strides("y"),
         w_group=g.OCG * one, w_lane=lane, w_channel=channel, w_column=column, side=c.side, turned=int(not work.forward),
         lanes=c.lanes, width=c.width, blocks=c.blocks, block_size=block_size, by_blocks=int(by_blocks),
-        bias=bias, slabs=shared.size, own=own.size, inputs=inputs, weights=weights, sums=sums,
+        slabs=shared.size, own=own.size, inputs=inputs, weights=weights, sums=sums,
         temporary=temporary, tile=c.tile, points=c.points, pitch=c.pitch,
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
         tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
         batch=rows, top=-g.PT if work.forward else g.PT - beyond, left=-g.PL if work.forward else g.PL - beyond,
         columns=columns, units=units, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
-    return common.plan(correlate_winograd, WINOGRAD, values, (_heights(tiles),), g, fill=False, zeros=True)
+    return common.plan(
+        correlate_winograd, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width)
+    )
 
 
 def weight_cost(work: Correlation) -> float:
@@ -180,7 +181,7 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
-    return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, g, fill=False, zeros=True)
+    return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, work, False, True)
 
 
 def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
@@ -195,8 +196,8 @@ def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
 
 
 def _by_blocks(work: Correlation, c: Cut) -> bool:
-    """Whether the transformed input is smaller than the transformed weights."""
-    return work.g.N * c.tall * c.wide < work.OCG and c.strips == 1
+    """Whether the transformed input is smaller than the transformed weights, and these are not there already."""
+    return not work.packed and work.g.N * c.tall * c.wide < work.OCG and c.strips == 1
 
 
 def _batch(work: Correlation, c: Cut, channels: int, most: int) -> int:
