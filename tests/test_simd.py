@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numba
@@ -29,6 +31,8 @@ from numbaconv.simd import (
     hadamard,
     lanes,
     lanes_of,
+    lift,
+    linear,
     load,
     move,
     narrow,
@@ -38,6 +42,8 @@ from numbaconv.simd import (
     spread,
     store,
     transpose,
+    trim,
+    turn,
     widen,
     zeros,
 )
@@ -86,11 +92,23 @@ def words(rows: int, vectors: int) -> tuple[Callable, ...]:
     def by_add(a, i, pitch, b, j, apart, to, start, step, gap):
         add(outer(zeros(rows, vectors, a), a, i, pitch, b, j, apart), to, start, step)
 
-    return by_zeros, by_spread, by_fill, by_outer, by_hadamard, by_dot, by_add
+    @numba.njit
+    def by_load(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(load(rows, vectors, a, i, pitch, apart), to, start, step, gap)
+
+    @numba.njit
+    def by_lift(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(lift(spread(rows, vectors, b, 7), a, i), to, start, step, gap)
+
+    @numba.njit
+    def by_turn(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(turn(load(vectors, rows, a, i, apart, pitch)), to, start, step, gap)
+
+    return by_zeros, by_spread, by_fill, by_outer, by_hadamard, by_dot, by_add, by_load, by_lift, by_turn
 
 
-NAMES = ["zeros", "spread", "fill", "outer", "hadamard", "dot", "add"]
-ZEROS, SPREAD, FILL, OUTER, HADAMARD, DOT, ADD = range(len(NAMES))
+NAMES = ["zeros", "spread", "fill", "outer", "hadamard", "dot", "add", "load", "lift", "turn"]
+ZEROS, SPREAD, FILL, OUTER, HADAMARD, DOT, ADD, LOAD, LIFT, TURN = range(len(NAMES))
 each_word = pytest.mark.parametrize("word", range(len(NAMES)), ids=NAMES)
 
 
@@ -111,6 +129,9 @@ def meaning(word: int, rows: int, width: int, size: int, numbers: tuple[int, ...
                 HADAMARD: lambda p, k, lane, far, here: b[7 + k] + a[i + p * pitch + k] * b[j + k],
                 DOT: lambda p, k, lane, far, here: b[7 + k] + a[i + p * pitch + lane] * b[far],
                 ADD: lambda p, k, lane, far, here: to[here] + a[i + p * pitch] * b[far],
+                LOAD: lambda p, k, lane, far, here: a[i + p * pitch + far - j],
+                LIFT: lambda p, k, lane, far, here: b[7 + k] + a[i + lane],
+                TURN: lambda p, k, lane, far, here: a[i + p * pitch + far - j],
             }[word](p, k, lane, far, here)
     return to
 
@@ -196,7 +217,7 @@ def sliding(height: int, taps: int, rows: int, along: int) -> Callable:
 
     @numba.njit
     def by_slide(a, i, pitch, b, j, b_pitch, to):
-        tile = slide(load(height, b, 7, 3), a, i, pitch, b, j, b_pitch, taps, rows, along)
+        tile = slide(load(height, 1, b, 7, 3, 0), a, i, pitch, b, j, b_pitch, taps, rows, along)
         store(tile, to, 0, lanes_of(to), 0)
 
     return by_slide
@@ -234,7 +255,7 @@ def test_slide_adds_tap_after_tap(literals: tuple[int, ...], dtype: Any) -> None
 
     @numba.njit
     def by_hadamard(to):
-        tile = load(height, b, 7, 3)
+        tile = load(height, 1, b, 7, 3, 0)
         for k in range(taps):
             tile = hadamard(tile, a, 5 + k * along * pitch, rows * pitch, b, 9 + k * size)
         store(tile, to, 0, lanes_of(to), 0)
@@ -304,6 +325,73 @@ def test_put_may_reach_both_ends_of_an_array(way: Callable, rows: int, vectors: 
         np.testing.assert_array_equal(to, tile[:, first:last].ravel())
         assert np.isnan(memory[:width]).all()
         assert np.isnan(memory[-width:]).all()
+
+
+@cache
+def trimming(rows: int, vectors: int) -> Callable:
+    """A function that writes a part of the tile ``tile[p, k] = a[p] + b[k]``, by vectors."""
+
+    @numba.njit
+    def by_trim(a, b, ones, to, start, pitch, apart, count, columns, last):
+        tile = outer(spread(rows, vectors, b, 0), a, 0, 1, ones, 0, 0)
+        trim(tile, to, start, pitch, apart, count, columns, last)
+
+    return by_trim
+
+
+@each_dtype
+@pytest.mark.parametrize(("rows", "vectors"), [(4, 4), (2, 2), (1, 3)])
+@each_way
+def test_trim_writes_a_part_of_a_tile(way: Callable, rows: int, vectors: int, dtype: Any) -> None:
+    a, b, ones = putting_arrays(dtype)
+    size = lanes(dtype)
+    tile = (a[:rows, None] + b[: vectors * size]).reshape(rows, vectors, size)
+    for count, columns, last in product(
+        (-1, 0, 1, rows, rows + 2), (-1, 0, 1, vectors, vectors + 2), (-3, 1, size, 99)
+    ):
+        for start, pitch, apart in ((0, vectors * size, size), (7, 3 * size, 14 * size + 1), (9 * size, -size, 40)):
+            wanted, got = (np.full(SIZE, NOTHING, dtype) for _ in range(2))
+            for p, v in product(range(min(count, rows)), range(min(columns, vectors))):
+                part = tile[p, v, : max(0, last)]
+                at = start + p * pitch + v * apart
+                wanted[at : at + part.size] = part
+            way(trimming(rows, vectors))(a, b, ones, got, start, pitch, apart, count, columns, last)
+            np.testing.assert_array_equal(got, wanted, err_msg=f"{count} rows, {columns} vectors, {last} lanes")
+
+
+@each_dtype
+@each_way
+def test_trim_may_reach_the_end_of_an_array(way: Callable, dtype: Any) -> None:
+    a, b, ones = putting_arrays(dtype)
+    size = lanes(dtype)
+    memory = np.full(4 * size, np.nan, dtype)
+    to = memory[: size + 1]
+    way(trimming(4, 4))(a, b, ones, to, 0, size + 1, size, 1, 2, 1)
+    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(memory)), [0, size])
+
+
+#: Rows that share their work, for they differ in signs; a row of zeros; one that is a single element.
+MATRIX = tuple(tuple(map(Fraction, row)) for row in (["1/2", 1, 2], ["1/2", -1, 2], [0, 0, 0], [0, 0, -3], [1, 1, 1]))
+by_matrix = linear(MATRIX)
+
+
+@numba.njit
+def multiplied(a, to):
+    store(by_matrix(load(3, 2, a, 0, 2 * lanes_of(a), lanes_of(a))), to, 0, 2 * lanes_of(a), lanes_of(a))
+
+
+@each_dtype
+@each_way
+def test_linear_multiplies_by_a_matrix(way: Callable, dtype: Any) -> None:
+    width = 2 * lanes(dtype)
+    a = np.random.default_rng(0).integers(-9, 10, 3 * width).astype(dtype)
+    to = np.full(5 * width, NOTHING, dtype)
+    way(multiplied)(a, to)
+    wanted = [
+        [sum(f * Fraction(float(x)) for f, x in zip(row, column, strict=True)) for column in a.reshape(3, -1).T]
+        for row in MATRIX
+    ]
+    np.testing.assert_array_equal(to.reshape(5, -1), np.array(wanted, dtype))
 
 
 @numba.njit
@@ -498,6 +586,12 @@ def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
         lambda: put(tile, array, -1, 1, 4, 0, 1),
         lambda: put(wide, array, 101 - 2 * size, 0, 1, 0, 2 * size),
         lambda: add(tile, array, -1, 0),
+        lambda: load(4, 1, array, 0, 34, 0),
+        lambda: load(1, 2, array, 0, 0, 101 - size),
+        lambda: lift(wide, array, 101 - size),
+        lambda: trim(tile, array, 0, 34, size, 4, 1, size),
+        lambda: trim(wide, array, 0, 0, 100, 1, 2, 1),
+        lambda: trim(wide, array, -1, 1, size, 1, 2, 1),
         lambda: copy(array, 99, 1, array, 0, 1, 2),
         lambda: copy(array, 0, 1, array, 0, -1, 2),
         lambda: move(array, 99, 1, array, 0, 1, 1, 2),

@@ -470,7 +470,7 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     rows, blocks = min(n.batch, n.tall), n.G * n.blocks
     slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
     stage = min(rows * n.tile, n.OH) * min(n.strip * n.tile, n.OW) * n.width if n.y_c != 1 else 0
-    taps = (n.side**2 * n.lanes + n.side * n.points) * n.width
+    taps = n.side**2 * n.lanes * n.width
     inputs, weights = (n.inputs, points * n.input_point), (n.weights, points * n.weight_point)
     assert n.own == plan.own
     assert_apart(
@@ -478,7 +478,6 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
         [
             (0, max(slab, stage, taps)),
             (n.sums, points * n.sum_point),
-            (n.temporary, points * n.lanes),
             weights if n.by_blocks else inputs,
         ],
     )
@@ -589,7 +588,6 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
             (0, max(slab, gradient_slab)),
             (n.gradients, points * n.gradient_point),
             (n.sums, points * n.sum_point),
-            (n.temporary, points * n.lanes),
             *([] if n.by_blocks else [(n.inputs, inputs)]),
         ],
     )

@@ -27,7 +27,7 @@ def sum_planes(z, sums, N, C, pixels, stage, thread, threads):
             start, whole = (n * C + c) * pixels, pixels // lanes * lanes
             parts[:] = 0
             for i in range(start, start + whole, lanes):
-                add(load(1, z, i, 0), parts, 0, 0)
+                add(load(1, 1, z, i, 0, 0), parts, 0, 0)
             for lane in range(lanes):
                 total += parts[lane]
             for i in range(start + whole, start + pixels):

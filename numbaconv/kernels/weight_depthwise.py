@@ -153,8 +153,8 @@ def _sum(taps, scratch, source, z, sums, plan, triples, k):
     a, b, c = source + triples[k, 1], source + triples[k, 2], source + triples[k, 3]
     to_a, to_b, to_c = sums + triples[k, 4], sums + triples[k, 5], sums + triples[k, 6]
     pitch, left, step = plan.pitch, plan.OW, plan.in_w * plan.pitch
-    one, two = load(taps, scratch, to_a, pitch), load(taps, scratch, to_b, pitch)
-    three = load(taps, scratch, to_c, pitch)
+    one, two = load(taps, 1, scratch, to_a, pitch, 0), load(taps, 1, scratch, to_b, pitch, 0)
+    three = load(taps, 1, scratch, to_c, pitch, 0)
     if plan.shared and taps > 1:
         if plan.in_w == 1:
             for _ in range(plan.OW // 4):

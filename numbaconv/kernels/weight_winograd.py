@@ -58,9 +58,8 @@ WEIGHT_WINOGRAD = record(
     "slabs",  # where the threads' own parts of the scratch memory begin
     "own",  # elements of such a part
     "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
-    "gradients",  # and in a thread's part the transformed gradient, the sums, and some vectors of a transform
+    "gradients",  # and in a thread's part the transformed gradient, and the sums
     "sums",
-    "temporary",
     "tile",  # output pixels of a tile, along either axis
     "points",  # input pixels that it reaches, and points, along either axis
     "pitch",  # transformed channels of the input from a tile to the next
@@ -178,7 +177,7 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
                 for channel in range(0, channels, plan.lanes):
                     transform_taps(
                         plan.points, plan.tile, scratch, pixel + channel, width * channels, channels,
-                        scratch, own + plan.temporary, scratch, to + channel, plan.gradient_point,
+                        scratch, to + channel, plan.gradient_point,
                     )  # fmt: skip
                 tiles += 1
         unit += rows
@@ -231,7 +230,7 @@ def _transform_sums(scratch, own, plan, blocks, to):
         source = own + plan.sums + block * plan.sum_block
         for lane in range(0, plan.ICG * plan.width, plan.lanes):
             transform_output(
-                plan.side, plan.points, scratch, source + lane, plan.sum_point, scratch, own + plan.temporary,
+                plan.side, plan.points, scratch, source + lane, plan.sum_point,
                 scratch, to + lane, plan.side * plan.ICG * plan.width, plan.ICG * plan.width,
             )  # fmt: skip
         to += plan.block_size

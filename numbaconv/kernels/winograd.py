@@ -71,8 +71,7 @@ WINOGRAD = record(
     "own",  # elements of such a part
     "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
     "weights",  # and the transformed weights: of packed memory, else of a thread's part
-    "sums",  # where in a thread's part the sums begin, and some vectors of a transform
-    "temporary",
+    "sums",  # where in a thread's part the sums begin
     "tile",  # output pixels of a tile, along either axis
     "points",  # input pixels that it reaches, and points, along either axis
     "pitch",  # transformed channels from a tile to the next
@@ -169,14 +168,13 @@ def _pack_taps(w, start, plan, channels, lanes, stage, to):
 def _transform_taps(scratch, stage, channels, plan, packed, to):
     """Transform the packed taps of some channels."""
     side, taps, column = plan.side, plan.side * plan.side, plan.width
-    temporary = stage + taps * plan.lanes * plan.width
     if plan.turned:
         stage, column = stage + (taps - 1) * column, -column
     for channel in range(channels):
         for lane in range(0, plan.width, plan.lanes):
             transform_taps(
                 plan.points, side, scratch, stage + channel * taps * plan.width + lane, side * column, column,
-                scratch, temporary, packed, to + channel * plan.width + lane, plan.weight_point,
+                packed, to + channel * plan.width + lane, plan.weight_point,
             )  # fmt: skip
 
 
@@ -235,7 +233,7 @@ def transform_images(x, scratch, own, to, plan, g, task, batch):
                 for channel in range(0, plan.ICG, plan.lanes):
                     transform_input(
                         plan.points, scratch, pixel + channel, plan.columns * plan.ICG, plan.ICG,
-                        scratch, own + plan.temporary, scratch, here + channel, plan.input_point,
+                        scratch, here + channel, plan.input_point,
                     )  # fmt: skip
                 tiles += 1
         task += rows
@@ -331,7 +329,7 @@ def _transform_strip(
         for ow in range(0, width, plan.tile):
             for lane in range(0, channels, plan.lanes):
                 transform_sums(
-                    plan.tile, plan.points, scratch, source + lane, plan.sum_point, scratch, own + plan.temporary,
+                    plan.tile, plan.points, scratch, source + lane, plan.sum_point,
                     to, start + oh * row + ow * column + lane, row, column,
                     min(plan.tile, height - oh), min(plan.tile, width - ow), channels - lane, bias,
                     first + lane,

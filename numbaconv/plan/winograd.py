@@ -19,7 +19,9 @@ TILES = {3: (2, 4), 5: (2,)}
 #: Bytes of a batch, transformed, and its sums: with the weights of a point, they should stay in the L2 cache.
 BATCH_BYTES = 640 * 1024
 #: Tiles of a batch: enough that weights, which it reads once, are used often.
-BATCH = 2 * TALL
+BATCH = 3 * TALL
+#: Tiles of a row that are transformed together, at most.
+STRIP = 4 * TALL
 #: What the transforms of one vector of channels take for a tile of 4 x 4: those of the input, of the sums, of taps.
 INPUT_COST, SUMS_COST, TAPS_COST = 220, 200, 160
 #: Tiles that a partial sum of a weight gradient should have at least, for it is transformed back on its own.
@@ -55,7 +57,7 @@ def _cut(work: Correlation, tile: int) -> Cut:
     """For tiles of ``tile`` x ``tile`` output pixels."""
     side, lanes = work.g.KH, simd.lanes(work.dtype)
     tall, wide = -(-work.target.H // tile), -(-work.target.W // tile)
-    strips = -(-wide // (2 * BATCH))
+    strips = -(-wide // STRIP)
     width = min(2, -(-work.OCG // lanes)) * lanes
     return Cut(
         side, tile, tile + side - 1, tall, wide, -(-wide // strips), strips, lanes, width, -(-work.OCG // width),
@@ -91,7 +93,7 @@ def plan(work: Correlation) -> Plan:
     columns = c.strip * c.tile + beyond
     slab = (min(rows, c.tall) * c.tile + beyond) * columns * work.ICG + c.lanes
     stage = min(rows, c.tall) * c.strip * c.tile**2 * c.width + c.width
-    taps = (filter_size * c.lanes + c.side * c.points) * c.width
+    taps = filter_size * c.lanes * c.width
     input_point = ((g.N * c.tall * c.wide if by_blocks else tiles) + TALL) * c.pitch + c.lanes
     sum_point, weight_point = (tiles + TALL) * c.width + c.lanes, work.ICG * c.width + c.lanes
     shared, own = Memory(c.lanes), Memory(c.lanes)
@@ -100,7 +102,6 @@ def plan(work: Correlation) -> Plan:
     block_size = points * weight_point
     weights = own.add(block_size) if by_blocks else shared.add(g.G * c.blocks * block_size)
     sums = own.add(points * sum_point)
-    temporary = own.add(points * c.lanes)
     one = g.ICG * filter_size
     lane, channel, column = (one, filter_size, 1) if g.layout == "NCHW" else (one, 1, g.ICG)
     if not work.forward:
@@ -111,7 +112,7 @@ def plan(work: Correlation) -> Plan:
         w_group=g.OCG * one, w_lane=lane, w_channel=channel, w_column=column, side=c.side, turned=int(not work.forward),
         lanes=c.lanes, width=c.width, blocks=c.blocks, block_size=block_size, by_blocks=int(by_blocks),
         slabs=shared.size, own=own.size, inputs=inputs, weights=weights, sums=sums,
-        temporary=temporary, tile=c.tile, points=c.points, pitch=c.pitch,
+        tile=c.tile, points=c.points, pitch=c.pitch,
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
         tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
         batch=rows, top=-g.PT if work.forward else g.PT - beyond, left=-g.PL if work.forward else g.PL - beyond,
@@ -165,7 +166,6 @@ def weight_plan(work: Correlation) -> Plan:
     own.add(max(slab, z_slab))
     inputs = shared.add(g.G * points * input_point) if by_blocks else own.add(points * input_point)
     gradients, sums = own.add(points * gradient_point), own.add(points * sum_point)
-    temporary = own.add(points * c.lanes)
     one = g.ICG * filter_size
     channel, tap = (filter_size, 1) if g.layout == "NCHW" else (1, g.ICG)
     values = dict(
@@ -174,7 +174,7 @@ def weight_plan(work: Correlation) -> Plan:
         w_group=g.OCG * one, w_lane=one, w_channel=channel, side=c.side, joined=filter_size,
         lanes=c.lanes, width=c.width, blocks=c.blocks, splits=splits, block_size=block_size,
         by_blocks=int(by_blocks), parts=parts, slabs=shared.size, own=own.size,
-        inputs=inputs, gradients=gradients, sums=sums, temporary=temporary, tile=c.tile, points=c.points,
+        inputs=inputs, gradients=gradients, sums=sums, tile=c.tile, points=c.points,
         pitch=c.pitch, z_pitch=z_pitch, input_point=input_point, gradient_point=gradient_point, sum_point=sum_point,
         sum_block=sum_block, tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips, batch=rows,
         top=-g.PT, left=-g.PL, columns=columns, units=units, tasks=parts * g.G * splits,

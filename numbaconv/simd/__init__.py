@@ -2,7 +2,8 @@
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
 :func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard` or
-:func:`slide`, and ends in :func:`store`, :func:`put` or :func:`add`. :func:`copy`, :func:`move`, :func:`transpose` and
+:func:`slide`, is changed by :func:`turn`, :func:`lift` and words for a matrix (:func:`linear`), and ends in
+:func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`, :func:`transpose` and
 :func:`clear` move memory.
 Arrays are flat, positions in them are counted in elements.
 
@@ -24,16 +25,18 @@ from numbaconv.simd.words import (
     dot,
     fill,
     hadamard,
+    lift,
     load,
     move,
     narrow,
     outer,
-    plus,
     put,
     slide,
     spread,
     store,
     transpose,
+    trim,
+    turn,
     widen,
     zeros,
 )
@@ -51,10 +54,12 @@ __all__ = [
     "hadamard",
     "slide",
     "dot",
-    "plus",
+    "lift",
     "linear",
+    "turn",
     "store",
     "put",
+    "trim",
     "add",
     "copy",
     "move",

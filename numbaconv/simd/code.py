@@ -72,6 +72,13 @@ class Code:
         """The address of the element that lies ``number`` times ``apart`` elements further on."""
         return self.builder.gep(first, [self.builder.mul(apart, ir.Constant(apart.type, number))]) if number else first
 
+    def places(self, first: Any, pitch: Any, apart: Any) -> list[list[Any]]:
+        """The addresses of a tile's vectors in memory, row by row."""
+        rows = [self.pointer(first, p, pitch) for p in range(self.tile.rows)]
+        if self.tile.vectors <= 2:
+            return [[self.pointer(row, v, apart) for v in range(self.tile.vectors)] for row in rows]
+        return [self.column(row, apart, self.tile.vectors) for row in rows]
+
     def column(self, first: Any, apart: Any, rows: int) -> list[Any]:
         """The addresses of some rows, as few registers can hold them.
 

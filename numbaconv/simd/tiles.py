@@ -13,7 +13,23 @@ from numba.extending import lower_builtin, type_callable
 
 from numbaconv.simd.code import Code, Tile, keep_rolled, pointer_of
 from numbaconv.simd.cpu import VECTOR_BYTES, lanes_of
-from numbaconv.simd.words import add, dot, fill, hadamard, load, outer, plus, put, silent, slide, spread, store, zeros
+from numbaconv.simd.words import (
+    add,
+    dot,
+    fill,
+    hadamard,
+    lift,
+    load,
+    outer,
+    put,
+    silent,
+    slide,
+    spread,
+    store,
+    trim,
+    turn,
+    zeros,
+)
 
 
 @type_callable(zeros)
@@ -34,12 +50,17 @@ def _type_lanes_of(context: Any) -> Callable:
 
 @type_callable(load)
 def _type_load(context: Any) -> Callable:
-    return lambda rows, array, start, pitch: _tile_type(rows, types.literal(1), array)
+    return lambda rows, vectors, array, start, pitch, apart: _tile_type(rows, vectors, array)
 
 
-@type_callable(plus)
-def _type_plus(context: Any) -> Callable:
-    return lambda tile, other: tile if tile == other else None
+@type_callable(turn)
+def _type_turn(context: Any) -> Callable:
+    return lambda tile: Tile(tile.dtype, tile.vectors, tile.rows)
+
+
+@type_callable(lift)
+def _type_lift(context: Any) -> Callable:
+    return lambda tile, array, start: tile
 
 
 @type_callable(outer)
@@ -71,6 +92,11 @@ def _type_store(context: Any) -> Callable:
 @type_callable(put)
 def _type_put(context: Any) -> Callable:
     return lambda tile, array, start, pitch, rows, first, last: types.none
+
+
+@type_callable(trim)
+def _type_trim(context: Any) -> Callable:
+    return lambda tile, array, start, pitch, apart, rows, vectors, last: types.none
 
 
 @type_callable(add)
@@ -113,18 +139,28 @@ def _lower_lanes_of(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return context.get_constant(types.intp, VECTOR_BYTES * 8 // sig.args[0].dtype.bitwidth)
 
 
-@lower_builtin(load, types.Integer, types.Array, types.Integer, types.Integer)
+@lower_builtin(load, types.Integer, types.Integer, types.Array, types.Integer, types.Integer, types.Integer)
 def _lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     code = Code(context, builder, sig.return_type)
-    pointer = pointer_of(context, builder, sig.args[1], args[1], args[2])
-    return code.tile_of([code.load(code.pointer(pointer, p, args[3])) for p in range(code.tile.rows)])
+    array, start, pitch, apart = args[2:]
+    keep_rolled(builder)
+    pointer = pointer_of(context, builder, sig.args[2], array, start)
+    return code.tile_of([code.load(place) for row in code.places(pointer, pitch, apart) for place in row])
 
 
-@lower_builtin(plus, Tile, Tile)
-def _lower_plus(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    code = Code(context, builder, sig.return_type)
-    pairs = ((builder.extract_value(args[0], k), builder.extract_value(args[1], k)) for k in range(args[0].type.count))
-    return code.tile_of([builder.fadd(a, b) for a, b in pairs])
+@lower_builtin(turn, Tile)
+def _lower_turn(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = Code(context, builder, sig.args[0])
+    columns = zip(*code.rows(args[0]), strict=True)
+    return code.tile_of([vector for column in columns for vector in column])
+
+
+@lower_builtin(lift, Tile, types.Array, types.Integer)
+def _lower_lift(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, array, start = args
+    code = Code(context, builder, sig.args[0])
+    other = code.load(pointer_of(context, builder, sig.args[1], array, start))
+    return code.tile_of([builder.fadd(vector, other) for row in code.rows(tile) for vector in row])
 
 
 @lower_builtin(outer, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer)
@@ -192,9 +228,9 @@ def _lower_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     tile, array, start, pitch, apart = args
     code = Code(context, builder, sig.args[0])
     first = pointer_of(context, builder, sig.args[1], array, start)
-    for p, row in enumerate(code.rows(tile)):
-        for v, vector in enumerate(row):
-            code.store(vector, code.pointer(code.pointer(first, p, pitch), v, apart))
+    for row, places in zip(code.rows(tile), code.places(first, pitch, apart), strict=True):
+        for vector, place in zip(row, places, strict=True):
+            code.store(vector, place)
     return context.get_dummy_value()
 
 
@@ -221,6 +257,31 @@ def _lower_put(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 code.store_masked(row[v], code.pointer(here, p, pitch), mask)
             builder.branch(end)
             builder.position_at_end(end)
+    return context.get_dummy_value()
+
+
+@lower_builtin(trim, Tile, types.Array, *[types.Integer] * 6)
+def _lower_trim(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Row by row, until one does not exist; in each, vector by vector, until one does not exist."""
+    tile, array, start, pitch, apart, rows, vectors, last = args
+    code = Code(context, builder, sig.args[0])
+    pointer = pointer_of(context, builder, sig.args[1], array, start)
+    mask = code.mask(last)
+    end = builder.append_basic_block("end")
+    for p, row in enumerate(code.rows(tile)):
+        exists, next_row = builder.append_basic_block("row"), builder.append_basic_block("next_row")
+        builder.cbranch(builder.icmp_signed(">", rows, rows.type(p)), exists, end)
+        builder.position_at_end(exists)
+        first = code.pointer(pointer, p, pitch)
+        for v, vector in enumerate(row):
+            here = builder.append_basic_block("vector")
+            builder.cbranch(builder.icmp_signed(">", vectors, vectors.type(v)), here, next_row)
+            builder.position_at_end(here)
+            code.store_masked(vector, code.pointer(first, v, apart), mask)
+        builder.branch(next_row)
+        builder.position_at_end(next_row)
+    builder.branch(end)
+    builder.position_at_end(end)
     return context.get_dummy_value()
 
 

@@ -22,9 +22,11 @@ def spread(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
     return np.tile(cut(array, start, vectors * lanes(array.dtype)), (rows, 1))
 
 
-def load(rows: int, array: np.ndarray, start: int, pitch: int) -> Any:
-    """A tile of single vectors: its row ``p`` holds the elements of ``array`` from ``start + p * pitch`` on."""
-    return np.stack([cut(array, start + p * pitch, lanes(array.dtype)) for p in range(rows)])
+def load(rows: int, vectors: int, array: np.ndarray, start: int, pitch: int, apart: int) -> Any:
+    """A tile of what lies in memory: ``tile[p, v, lane] = array[start + p * pitch + v * apart + lane]``."""
+    size = lanes(array.dtype)
+    places = ((cut(array, start + p * pitch + v * apart, size) for v in range(vectors)) for p in range(rows))
+    return np.stack([np.concatenate(list(row)) for row in places])
 
 
 def fill(rows: int, vectors: int, array: np.ndarray, start: int) -> Any:
@@ -78,10 +80,18 @@ def dot(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apa
     return tile + np.array([np.concatenate([row * vector for vector in right]) for row in left])
 
 
+def turn(tile: Any) -> Any:
+    """A tile's rows as columns of vectors, and its columns as rows: ``result[v, p, lane] = tile[p, v, lane]``."""
+    rows, width = tile.shape
+    size = lanes(tile.dtype)
+    return tile.reshape(rows, width // size, size).swapaxes(0, 1).reshape(-1, rows * size)
+
+
 @silent
-def plus(tile: Any, other: Any) -> Any:
-    """The sum of two tiles."""
-    return tile + other
+def lift(tile: Any, array: np.ndarray, start: int) -> Any:
+    """Add a vector to all vectors of a tile: ``tile[p, v, lane] += array[start + lane]``."""
+    size = lanes(tile.dtype)
+    return tile + np.tile(cut(array, start, size), tile.shape[1] // size)
 
 
 def store(tile: Any, array: np.ndarray, start: int, pitch: int, apart: int) -> None:
@@ -100,6 +110,18 @@ def put(tile: Any, array: np.ndarray, start: int, pitch: int, rows: int, first: 
     for p, row in enumerate(tile[: max(0, rows)]):
         for k in range(max(0, first), min(last, row.size)):
             cut(array, start + p * pitch + k, 1)[:] = row[k]
+
+
+def trim(tile: Any, array: np.ndarray, start: int, pitch: int, apart: int, rows: int, vectors: int, last: int) -> None:
+    """Write a part of a tile: ``array[start + p * pitch + v * apart + lane] = tile[p, v, lane]``.
+
+    For ``p`` below ``rows``, ``v`` below ``vectors``, and lanes below ``last``.
+    """
+    size = lanes(array.dtype)
+    for p, row in enumerate(tile[: max(0, rows)]):
+        for v in range(min(vectors, row.size // size)):
+            count = max(0, min(last, size))
+            cut(array, start + p * pitch + v * apart, count)[:] = row[v * size : v * size + count]
 
 
 def add(tile: Any, array: np.ndarray, start: int, pitch: int) -> None:
