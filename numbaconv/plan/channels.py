@@ -177,8 +177,9 @@ def weight_plan(work: Correlation) -> Plan:
     direct = _inside(work, (top, left), (span, span_w)) and all(height == exist for _, height, exist in tiles)
     if direct:
         line = line._replace(columns=g.IW)
-    # Where there are more taps, the gradient is read so often that it is worth packing.
-    z_direct = work.target.layout == "NHWC" and g.G == 1 and g.OC % cut.lanes == 0 and g.KH * g.KW == 1
+    # Where there are more taps, the gradient is read so often that it is worth packing, unless that changes nothing.
+    one_block = cut.width == g.OC
+    z_direct = work.target.layout == "NHWC" and g.G == 1 and g.OC % cut.lanes == 0 and (g.KH * g.KW == 1 or one_block)
     z_step = g.OC if z_direct else cut.width
     window = tiles[-1][0] + tiles[-1][1]
     taps: list[tuple[int, int]] = []
@@ -194,7 +195,8 @@ def weight_plan(work: Correlation) -> Plan:
     wide = cut.blocks * cut.width
     height = band(g, g.OH, g.N, g.SH, span, (line.columns * pixel + g.OW * wide) * dtype.itemsize)
     bands = -(-g.OH // height)
-    parts = max(1, min(common.TASKS, g.N * bands, common.PARTS_BYTES // max(1, packed * dtype.itemsize)))
+    fit = common.PARTS_BYTES // max(1, packed * dtype.itemsize)
+    parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
     splits = min(cut.blocks, -(-common.TASKS // (parts * g.G)))
     slab = 0 if direct else ((height - 1) * g.SH + span) * line.columns * pixel
     # The last tile of a window may hang over its end, and reads on from there.

@@ -103,6 +103,11 @@ def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_by
     return -(-max(1, rows) // max(1, -(-rows // most)))  # as many bands, of equal height
 
 
+def shareable(parts: int) -> int:
+    """At most so many parts, that two and four threads can share evenly if there are four or more."""
+    return parts if parts < 4 else parts // 4 * 4
+
+
 def cover(count: int, costs: dict[int, float]) -> list[tuple[int, int, int]]:
     """Tiles that cover ``count`` rows at the least cost: (first row, height, rows that exist).
 

@@ -106,7 +106,7 @@ def weight_plan(work: Correlation) -> Plan:
     bands = -(-g.OH // height)
     block_size = (g.KH * g.KW + max(WINDOW_SIZES)) * pitch  # the last sums are those of windows that only fill up
     fit = common.PARTS_BYTES // (groups * block_size * work.dtype.itemsize)
-    parts = max(1, min(common.TASKS, g.N * bands, fit))
+    parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
     gradient = ((height - 1) * g.SH + span) * line.columns * pitch
     values = dict(
         C=g.OC, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW, **work.source.strides("x"), **work.target.strides("z"),

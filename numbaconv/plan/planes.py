@@ -120,7 +120,8 @@ def weight_plan(work: Correlation) -> Plan:
     heights = sum(tile for _, tile, _ in rows)
     block = heights * round_up(len(steps), 2) * lanes
     bands = -(-g.OH // height)
-    parts = max(1, min(common.TASKS, g.N * bands, common.PARTS_BYTES // max(1, g.G * block * dtype.itemsize)))
+    fit = common.PARTS_BYTES // max(1, g.G * block * dtype.itemsize)
+    parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
     vectors = -(-((height - 1) * columns + g.OW) // lanes)
     z_plane = _plane(vectors * lanes, dtype)
     one, _, _ = _filter(work)

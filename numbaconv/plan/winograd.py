@@ -23,7 +23,7 @@ BATCH = 3 * TALL
 #: Tiles of a row that are transformed together, at most.
 STRIP = 4 * TALL
 #: What the transforms of one vector of channels take for a tile of 4 x 4: those of the input, of the sums, of taps.
-INPUT_COST, SUMS_COST, TAPS_COST = 220, 200, 160
+INPUT_COST, SUMS_COST, TAPS_COST = 300, 260, 160
 #: Tiles that a partial sum of a weight gradient should have at least, for it is transformed back on its own.
 PART = 96
 #: Tasks that a weight gradient is cut into at least.
@@ -134,7 +134,9 @@ def _weight_cost(work: Correlation, c: Cut) -> float:
     vectors = -(-work.OCG // c.lanes)
     tiles = g.N * c.tall * c.wide
     parts, splits = _parts(work, c)
-    products = c.points**2 * work.ICG * vectors * ((1.0 if vectors > 1 else 1.2) + 4 / BATCH)
+    rows = sum(height for _, height, _ in _registers(work))
+    step = max(rows * vectors, 8) * (1.0 if vectors > 1 else 1.2)  # at least what the latency of additions allows
+    products = c.points**2 * (step + 4 * work.ICG * vectors / BATCH)
     transforms = size * (INPUT_COST * splits * c.pitch / c.lanes + INPUT_COST * vectors)
     sums = size * parts * SUMS_COST * work.ICG * vectors
     return g.G * (tiles * (products + transforms) + sums) + g.N * _turned(work, c, splits)
@@ -155,7 +157,7 @@ def weight_plan(work: Correlation) -> Plan:
     joint = min(rows, c.tall)
     slab = (joint * c.tile + c.side - 1) * columns * work.ICG + c.lanes
     z_slab = joint * c.tile * c.strip * c.tile * z_pitch + c.lanes
-    registers = common.cover(work.ICG, {height: height + 2.0 for height in HEIGHTS})
+    registers = _registers(work)
     sum_block = (registers[-1][0] + registers[-1][1]) * c.width
     input_point = (units * c.wide if by_blocks else tiles) * c.pitch + round_up(TALL, c.lanes) + c.lanes
     gradient_point, sum_point = tiles * z_pitch + c.lanes, blocks * sum_block + c.lanes
@@ -189,10 +191,15 @@ def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
     g = work.g
     tiles = g.N * c.tall * c.wide
     fit = common.PARTS_BYTES // (c.side**2 * g.OC * work.ICG * work.dtype.itemsize)
-    parts = max(1, min(common.TASKS, tiles // PART, g.N * c.tall * c.strips, fit))
+    parts = common.shareable(max(1, min(common.TASKS, tiles // PART, g.N * c.tall * c.strips, fit)))
     block = c.points**2 * work.ICG * c.width * work.dtype.itemsize
     most = max(1, BATCH_BYTES // block)  # blocks whose sums stay in the cache
     return parts, min(c.blocks, max(-(-c.blocks // most), -(-LEAST // (parts * g.G))))
+
+
+def _registers(work: Correlation) -> list[tuple[int, int, int]]:
+    """The register tiles of a weight gradient, whose rows are input channels."""
+    return common.cover(work.ICG, {height: height + 2.0 for height in HEIGHTS})
 
 
 def _by_blocks(work: Correlation, c: Cut) -> bool:
