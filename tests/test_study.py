@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,11 @@ def test_threads_are_spread_and_may_move_again() -> None:
         done.set()
         for thread in waiting:
             thread.join()
+
+
+def test_a_turn_is_as_long_as_asked_for_though_the_first_call_takes_longer() -> None:
+    from numbaconv.study.worker import calls_for
+
+    waits = iter([0.05])
+    assert 5 <= calls_for(lambda: time.sleep(next(waits, 0.001)), 0.03) <= 30
+    assert calls_for(lambda: time.sleep(0.01), 0.001) == 1

@@ -78,10 +78,8 @@ class Worker:
             threads = ThreadTimes()
             if warm:
                 call()
-            cpu, start = time.process_time(), time.perf_counter()
-            for _ in range(calls):
-                call()
-            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+            cpu = time.process_time()
+            wall, cpu = duration(call, calls), time.process_time() - cpu
             wanted = threads.wanted()
         finally:
             gc.enable()
@@ -118,13 +116,18 @@ def calls_for(call: Callable[[], Any], seconds: float) -> int:
     """How many calls last about as long as ``seconds``."""
     calls = 1
     while True:
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        took = time.perf_counter() - start
+        took = min(duration(call, calls) for _ in range(2))  # the first ones may have had memory to fetch
         if took > seconds / 4:
             return max(1, round(calls * seconds / took))
         calls *= 4
+
+
+def duration(call: Callable[[], Any], calls: int) -> float:
+    """Seconds that so many calls take."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return time.perf_counter() - start
 
 
 class ThreadTimes:
