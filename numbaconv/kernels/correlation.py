@@ -22,8 +22,8 @@ from __future__ import annotations
 from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
 from numbaconv.kernels.records import record
-from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate, write
-from numbaconv.simd import spread
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
+from numbaconv.simd import spread, store
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 CORRELATION = record(
@@ -153,8 +153,8 @@ def _correlate_row(
 ):  # fmt: skip
     """One row of one phase, tile by tile.
 
-    What exists of a tile is written to the output where that has channels innermost; else all of it to the stage, from
-    where it is copied.
+    A tile is written whole: to the output where that has room for its last pixel and its last lane and has channels
+    innermost, else to the stage, from where what exists of it is copied.
     """
     pitch = plan.out_w * plan.y_w
     vectors = 2 if count > plan.lanes else 1
@@ -165,51 +165,38 @@ def _correlate_row(
         exist = tiles[k, 2]
         first = phases[phase, 4]
         last = phases[phase, 5]
-        if plan.y_c == 1:
-            whole = exist == height and count == vectors * plan.lanes
-            _correlate_tile(
-                bias, y, at, pitch, whole, exist, count, packed, slab, pixels, block, vectors, height, plan, runs, first,
-                last,
-            )  # fmt: skip
+        if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
+            _correlate_tile(bias, y, at, pitch, packed, slab, pixels, block, vectors, height, plan, runs, first, last)
         else:
             _correlate_tile(
-                bias, scratch, stage, plan.width, True, 0, 0, packed, slab, pixels, block, vectors, height, plan, runs,
-                first, last,
-            )  # fmt: skip
+                bias, scratch, stage, plan.width, packed, slab, pixels, block, vectors, height, plan, runs, first, last
+            )
             unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
 
 
 @routine
-def _correlate_tile(
-    bias, to, at, step, whole, pixels, lanes, packed, x, source, block, vectors, height, plan, runs, first, last
-):  # fmt: skip
-    """Sum one tile, of one of the shapes that exist, starting from the bias, and write it, or so many pixels and lanes."""
+def _correlate_tile(bias, to, at, step, packed, x, source, block, vectors, height, plan, runs, first, last):
+    """Sum one tile, of one of the shapes that exist, starting from the bias, and write it."""
     first_lane = block * plan.width
     weights = block * plan.block_size
     if vectors == 2:
         if height == TALL:
-            tile = spread(TALL, 2, bias, first_lane)
-            _sum(tile, to, at, step, whole, pixels, lanes, packed, x, source, weights, plan, runs, first, last)
+            _sum(spread(TALL, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
         elif height == MIDDLE:
-            tile = spread(MIDDLE, 2, bias, first_lane)
-            _sum(tile, to, at, step, whole, pixels, lanes, packed, x, source, weights, plan, runs, first, last)
+            _sum(spread(MIDDLE, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
         else:
-            tile = spread(SHORT, 2, bias, first_lane)
-            _sum(tile, to, at, step, whole, pixels, lanes, packed, x, source, weights, plan, runs, first, last)
+            _sum(spread(SHORT, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
     elif height == TALL:
-        tile = spread(TALL, 1, bias, first_lane)
-        _sum(tile, to, at, step, whole, pixels, lanes, packed, x, source, weights, plan, runs, first, last)
+        _sum(spread(TALL, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
     elif height == MIDDLE:
-        tile = spread(MIDDLE, 1, bias, first_lane)
-        _sum(tile, to, at, step, whole, pixels, lanes, packed, x, source, weights, plan, runs, first, last)
+        _sum(spread(MIDDLE, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
     else:
-        tile = spread(SHORT, 1, bias, first_lane)
-        _sum(tile, to, at, step, whole, pixels, lanes, packed, x, source, weights, plan, runs, first, last)
+        _sum(spread(SHORT, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
 
 
 @device
-def _sum(tile, to, at, step, whole, pixels, lanes, packed, x, source, weights, plan, runs, first, last):
+def _sum(tile, to, at, step, packed, x, source, weights, plan, runs, first, last):
     tile = accumulate(
         tile, x, source, plan.in_w * plan.ICG, 1, packed, weights, plan.lanes, plan.width, runs, first, last
     )  # fmt: skip
-    write(tile, to, at, step, whole, pixels, lanes, plan.lanes)
+    store(tile, to, at, step, plan.lanes)

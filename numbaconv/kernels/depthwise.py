@@ -167,13 +167,13 @@ def _correlate_pixels(
             i, j, exist = here + c, weights + c, channels - c
             if height == 8:
                 tile = _sum(spread(8, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
-                write(tile, to, there + c, step, exist >= plan.lanes, 8, exist, plan.lanes)
+                write(tile, to, there + c, step, True, 8, exist, plan.lanes)
             elif height == 4:
                 tile = _sum(spread(4, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
-                write(tile, to, there + c, step, exist >= plan.lanes, 4, exist, plan.lanes)
+                write(tile, to, there + c, step, True, 4, exist, plan.lanes)
             else:
                 tile = _sum(spread(1, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
-                write(tile, to, there + c, step, exist >= plan.lanes, 1, exist, plan.lanes)
+                write(tile, to, there + c, step, True, 1, exist, plan.lanes)
 
 
 @device

@@ -188,7 +188,9 @@ def unpack_block(
 @routine
 def unpack_tile(stage, start, width, pixels, channels, y, to, s_channel, s_pixel, lanes):
     """Copy what exists of a tile, channels innermost, to where channels lie ``s_channel`` apart."""
-    if s_pixel == 1:
+    if s_channel == 1:
+        move(y, to, s_pixel, stage, start, width, pixels, channels)
+    elif s_pixel == 1:
         for c in range(0, channels, lanes):  # some channels at a time, from the first pixel to the last
             transpose_all(
                 y, to + c * s_channel, s_channel, stage, start + c, width, pixels, min(lanes, channels - c), lanes

@@ -76,8 +76,8 @@ def extend(tile, a, i, a_pitch, a_step, b, j, b_apart, b_step, steps):
 
 @device
 def write(tile, to, start, pitch, whole, rows, channels, lanes):
-    """Write a tile: ``whole``, or as many rows as exist, and as many channels."""
-    if whole:
-        store(tile, to, start, pitch, lanes)
+    """Write a tile of one vector a row: ``whole``, or as many rows as exist, and as many channels."""
+    if whole and channels >= lanes:
+        store(tile, to, start, pitch, 0)
     else:
         put(tile, to, start, pitch, rows, 0, channels)

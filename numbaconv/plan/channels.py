@@ -13,6 +13,10 @@ from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 
 
+#: To copy a pixel of a target whose channels do not fill a vector.
+COPY_COST = 4
+
+
 class Blocking(NamedTuple):
     """How the target channels of a group are cut into blocks."""
 
@@ -60,7 +64,10 @@ def weight_cost(work: Correlation) -> float:
 def _turning(work: Correlation, cut: Blocking) -> float:
     """What reading and writing images takes, beyond that of images whose channels are neighbours."""
     turned = [side.C * side.H * side.W for side in (work.source, work.target) if side.layout == "NCHW"]
-    return sum(turned) / cut.lanes * common.TURN_COST
+    target = work.target
+    staged = target.layout == "NHWC" and work.OCG % cut.lanes > 0  # of vectors that are not whole
+    copied = target.H * target.W * work.g.G * COPY_COST if staged else 0
+    return sum(turned) / cut.lanes * common.TURN_COST + copied
 
 
 def _windows(work: Correlation) -> tuple[int, int]:

@@ -131,49 +131,82 @@ def _widen(code: Code, start: Any, left: Any) -> Callable[[Any, Any], None]:
 
 @lower_builtin(transpose, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)
 def _lower_transpose(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    """Load the rows, shuffle them log2(lanes) times, store the columns."""
+    """Load the rows, shuffle them, store the columns. Few rows or columns share vectors, two in each."""
     to, i, i_pitch, source, j, j_pitch, rows, columns = args
     code = Code(context, builder, Tile(sig.args[0].dtype, 1, 1))
     left, right = pointer_of(context, builder, sig.args[0], to, i), pointer_of(context, builder, sig.args[3], source, j)
-    all_ = rows.type(code.tile.lanes)
+    all_, half = rows.type(code.tile.lanes), rows.type(code.tile.lanes // 2)
     whole = builder.and_(builder.icmp_signed("==", rows, all_), builder.icmp_signed("==", columns, all_))
     with builder.if_else(whole) as (full, part):
         with full:
             block = [code.load(code.pointer(right, r, j_pitch)) for r in range(code.tile.lanes)]
-            for c, column in enumerate(_turned(code, block)):
+            for c, column in enumerate(_riffled(code, block, code.tile.lanes)):
                 code.store(column, code.pointer(left, c, i_pitch))
         with part:
-            _lower_part(code, left, i_pitch, right, j_pitch, rows, columns)
+            from_, to_ = _Rows(code, right, j_pitch, rows, columns), _Rows(code, left, i_pitch, columns, rows)
+            with builder.if_else(builder.icmp_signed("<=", rows, half)) as (few_rows, many):
+                with few_rows:
+                    to_.store_pairs(_riffled(code, from_.load(code.tile.lanes // 2), code.tile.lanes // 2))
+                with many, builder.if_else(builder.icmp_signed("<=", columns, half)) as (few_columns, others):
+                    with few_columns:
+                        to_.store(_riffled(code, from_.load_pairs(), code.tile.lanes))
+                    with others:
+                        to_.store(_riffled(code, from_.load(code.tile.lanes), code.tile.lanes))
     return context.get_dummy_value()
 
 
-def _lower_part(code: Code, to: Any, to_pitch: Any, source: Any, pitch: Any, rows: Any, columns: Any) -> None:
-    """The same where some rows or columns do not exist: they are masked out."""
-    builder, lanes = code.builder, code.tile.lanes
-    inside = code.mask(columns)
-    block = []
-    for r in range(lanes):
-        exists = builder.icmp_signed(">", rows, rows.type(r))
-        mask = builder.select(exists, inside, ir.Constant(inside.type, None))
-        block.append(code.load_masked(builder.select(exists, code.pointer(source, r, pitch), source), mask))
-    inside = code.mask(rows)
-    for c, column in enumerate(_turned(code, block)):
-        exists = builder.icmp_signed(">", columns, columns.type(c))
-        here = builder.select(exists, code.pointer(to, c, to_pitch), to)
-        code.store_masked(column, here, builder.select(exists, inside, ir.Constant(inside.type, None)))
+class _Rows:
+    """Rows of a block in memory, of which some exist, and some elements of each."""
+
+    def __init__(self, code: Code, first: Any, pitch: Any, rows: Any, elements: Any) -> None:
+        self.code, self.first, self.pitch, self.rows = code, first, pitch, rows
+        self.inside = code.mask(elements)
+
+    def load(self, count: int) -> list[Any]:
+        """The first so many rows; zeros where nothing exists."""
+        return [self.code.load_masked(*self._place(r)) for r in range(count)]
+
+    def load_pairs(self) -> list[Any]:
+        """All rows, two in a vector: the second in its upper half."""
+        lanes = self.code.tile.lanes
+        order = [*range(lanes // 2), *range(lanes, lanes + lanes // 2)]
+        rows = self.load(lanes)
+        return [self.code.shuffle(rows[r], rows[r + 1], order) for r in range(0, lanes, 2)]
+
+    def store(self, vectors: list[Any]) -> None:
+        """Write what exists of the rows."""
+        for r, vector in enumerate(vectors):
+            self.code.store_masked(vector, *self._place(r))
+
+    def store_pairs(self, pairs: list[Any]) -> None:
+        """The same for rows that come two in a vector."""
+        builder, half = self.code.builder, self.code.tile.lanes // 2
+        nothing = ir.Constant(self.inside.type, None)
+        upper = self.code.shuffle(nothing, self.inside, [*range(half), *range(2 * half, 3 * half)])
+        for r, pair in enumerate(pairs):
+            self.code.store_masked(pair, *self._place(2 * r))
+            here, mask = self._place(2 * r + 1, upper)
+            self.code.store_masked(pair, builder.gep(here, [self.pitch.type(-half)]), mask)
+
+    def _place(self, row: int, inside: Any = None) -> tuple[Any, Any]:
+        """The address of a row, and which of its elements exist."""
+        builder, inside = self.code.builder, self.inside if inside is None else inside
+        exists = builder.icmp_signed(">", self.rows, self.rows.type(row))
+        here = builder.select(exists, self.code.pointer(self.first, row, self.pitch), self.first)
+        return here, builder.select(exists, inside, ir.Constant(inside.type, None))
 
 
-def _turned(code: Code, rows: list[Any]) -> list[Any]:
-    """The columns of a square block of vectors.
+def _riffled(code: Code, block: list[Any], times: int) -> list[Any]:
+    """Vectors whose first half was riffled with the second, element by element, log2(times) times.
 
-    The first half of the vectors is riffled with the second, element by element: after each time, one more bit of the
-    numbers of rows and elements has changed sides. (Exchanging elements within 128 bits first, by unpacking, and then
-    such pieces, takes as many instructions and was slower.)
+    Each time, one more bit of the numbers of rows and elements changes sides: in a square block, they are its columns
+    in the end, and of half as many rows, two columns a vector. (Exchanging elements within 128 bits first, by
+    unpacking, and then such pieces, takes as many instructions and was slower.)
     """
-    lanes, block = code.tile.lanes, rows
+    lanes, half = code.tile.lanes, len(block) // 2
     low = [k // 2 + k % 2 * lanes for k in range(lanes)]
-    for _ in range(lanes.bit_length() - 1):
-        pairs = [(block[k], block[k + lanes // 2]) for k in range(lanes // 2)]
+    for _ in range(times.bit_length() - 1):
+        pairs = [(block[k], block[k + half]) for k in range(half)]
         block = [code.shuffle(a, b, [n + part for n in low]) for a, b in pairs for part in (0, lanes // 2)]
     return block
 
