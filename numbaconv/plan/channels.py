@@ -12,7 +12,6 @@ from numbaconv.plan import common
 from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 
-
 #: To copy a pixel of a target whose channels do not fill a vector.
 COPY_COST = 4
 
