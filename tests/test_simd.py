@@ -26,6 +26,7 @@ from numbaconv.simd import (
     add,
     clear,
     copy,
+    deal,
     dot,
     fill,
     hadamard,
@@ -400,6 +401,51 @@ def copied(to, i, i_step, source, j, j_step, count):
 
 
 @numba.njit
+def dealt(to, i, i_pitch, source, j, j_pitch, marks, mark, rows, count):
+    deal(to, i, i_pitch, source, j, j_pitch, marks, mark, rows, count)
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+@each_way
+def test_deal_adds_what_is_marked(way: Callable, kind: Any, dtype: Any) -> None:
+    a, b, _ = buffers(dtype)
+    marks = np.random.default_rng(1).choice(np.array([0, 3, 200], kind), SIZE)
+    for rows, count in product((-1, 0, 1, 4), (-2, 0, 1, 3, 4, 7, 8, 15, 16, 17, 32, 45)):
+        for i, i_pitch, j, j_pitch, mark in (
+            (0, 45, 0, 45, 0),
+            (7, 90, 3, 50, 3),
+            (700, -60, 200, 0, 200),
+            (9, 1, 5, 60, 3),
+        ):
+            wanted, got = a.copy(), a.copy()
+            for r in range(rows):
+                for k in range(count):
+                    here = j + r * j_pitch + k
+                    wanted[i + r * i_pitch + k] += b[here] if marks[here] == mark else 0
+            if i_pitch == 1 and count > 1:
+                continue  # rows that overlap: in which order, nobody has to know
+            way(dealt)(got, i, i_pitch, b, j, j_pitch, marks, mark, rows, count)
+            np.testing.assert_array_equal(got, wanted)
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+@each_way
+def test_deal_touches_nothing_but_what_is_marked(way: Callable, kind: Any, dtype: Any) -> None:
+    for count in (1, 5, lanes(dtype), 2 * lanes(dtype) - 1):
+        memory = np.full((2, 4 * lanes(dtype)), np.nan, dtype)
+        to, source = memory[:, lanes(dtype) : lanes(dtype) + count]
+        to[:], source[:] = 1, 2
+        source[-1] = np.nan
+        marks = np.ones(count, kind)
+        marks[-1] = 0
+        way(dealt)(to, 0, 0, source, 0, 0, marks, 1, 1, count)
+        np.testing.assert_array_equal(to, [3] * (count - 1) + [1])
+        assert np.isnan(np.delete(memory, range(lanes(dtype), lanes(dtype) + count), axis=1)).all()
+
+
+@numba.njit
 def cleared(to, start, count):
     clear(to, start, count)
 
@@ -558,7 +604,7 @@ def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
     # That is what runs under NUMBA_DISABLE_JIT=1 are for: compiled code would not notice.
     array = np.zeros(100, dtype)
     size = lanes(dtype)
-    tile, wide = np.ones((4, size), dtype), np.ones((4, 2 * size), dtype)
+    tile, wide, nothing = np.ones((4, size), dtype), np.ones((4, 2 * size), dtype), np.zeros(100, np.uint8)
     for call in (
         lambda: spread(1, 1, array, 101 - size),
         lambda: spread(1, 1, array, -1),
@@ -599,6 +645,10 @@ def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
         lambda: move(array, 0, 34, array, 0, 1, 4, 1),
         lambda: move(array, 0, 1, array, 0, -1, 2, 1),
         lambda: clear(array, 99, 2),
+        lambda: deal(array, 99, 1, array, 0, 1, nothing, 0, 2, 1),
+        lambda: deal(array, 0, 1, array, 0, 50, nothing, 0, 3, 1),
+        lambda: deal(array, 0, 1, array[:50], 50, 1, nothing, 0, 1, 1),
+        lambda: deal(array, 0, 1, array, 50, 1, nothing[:50], 0, 1, 1),
         lambda: transpose(array, 90, 2, array, 0, 2, 2, 6),
         lambda: transpose(array, 0, 2, array, 94, 2, 4, 2),
         lambda: transpose(array, 0, 1, array, 0, 1, size + 1, 1),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbaconv.jit import Kernel, device, share
-from numbaconv.simd import copy, move, narrow
+from numbaconv.simd import clear, copy, deal, move, narrow
 
 #: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
 BAND = 2048
@@ -113,17 +113,39 @@ def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, stage, thread, thr
     """Each gradient of y goes to the pixel of x that won its window; ``offsets`` says where in it each tap lies."""
     planes, C, IH, IW, OH, OW, _, _, SH, SW, PH, PW, _, _, _ = sizes
     for plane in share(planes, thread, threads):
-        grad_x[plane * IH * IW * C : (plane + 1) * IH * IW * C] = 0
-        for oh in range(OH):
-            out, first = (plane * OH + oh) * OW * C, ((plane * IH + oh * SH - PH) * IW - PW) * C
-            if C == 1:
+        if C > 1:
+            _deal(grad_y, winner, grad_x, plane, sizes)
+        else:
+            grad_x[plane * IH * IW : (plane + 1) * IH * IW] = 0
+            for oh in range(OH):
+                out, first = (plane * OH + oh) * OW, (plane * IH + oh * SH - PH) * IW - PW
                 for ow in range(OW):
                     grad_x[first + ow * SW + offsets[winner[out + ow]]] += grad_y[out + ow]
-            else:
-                for ow in range(OW):
-                    here, there = out + ow * C, first + ow * SW * C
-                    for c in range(C):
-                        grad_x[there + c + offsets[winner[here + c]] * C] += grad_y[here + c]
+
+
+@device
+def _deal(grad_y, winner, grad_x, plane, sizes):
+    """The same where channels are innermost, tap by tap: rows of x are cleared just before windows reach them.
+
+    Columns come in descending order: so every pixel of x adds up its windows from left to right.
+    """
+    _, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
+    cleared = 0
+    for oh in range(OH):
+        reached = min(IH, oh * SH - PH + (KH - 1) * DH + 1) if oh < OH - 1 else IH
+        if reached > cleared:
+            clear(grad_x, (plane * IH + cleared) * IW * C, (reached - cleared) * IW * C)
+            cleared = reached
+        for kh in range(KH):
+            h = oh * SH - PH + kh * DH
+            if 0 <= h < IH:
+                for kw in range(KW - 1, -1, -1):
+                    w = kw * DW - PW
+                    first, end = _inside(w, SW, IW, 0, OW)
+                    deal(
+                        grad_x, ((plane * IH + h) * IW + w + first * SW) * C, SW * C,
+                        grad_y, ((plane * OH + oh) * OW + first) * C, C, winner, kh * KW + kw, end - first, C,
+                    )  # fmt: skip
 
 
 @device

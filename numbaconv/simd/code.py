@@ -131,6 +131,17 @@ class Code:
         ]
         return self.call("llvm.masked.load", self.vector, arguments, ".p0")
 
+    def load_integers(self, pointer: Any, vector: ir.VectorType, mask: Any) -> Any:
+        """As many integers as a vector has lanes; those that ``mask`` leaves out, if there is one, are not read."""
+        place = self.builder.bitcast(pointer, vector.as_pointer())
+        align = vector.element.width // 8
+        if mask is None:
+            return self.builder.load(place, align=align)
+        name = f"llvm.masked.load.v{self.tile.lanes}i{vector.element.width}.p0"
+        arguments = [place, ir.IntType(32)(align), mask, ir.Constant(vector, None)]
+        signature = ir.FunctionType(vector, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), arguments)
+
     def store_masked(self, vector: Any, pointer: Any, mask: Any) -> None:
         arguments = [vector, self.builder.bitcast(pointer, self.vector.as_pointer()), ir.IntType(32)(self.align), mask]
         self.call("llvm.masked.store", ir.VoidType(), arguments, ".p0")

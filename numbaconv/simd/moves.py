@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
 from numbaconv.simd.code import Code, Tile, keep_rolled, not_negative, pointer_of
-from numbaconv.simd.words import clear, copy, move, narrow, transpose, widen
+from numbaconv.simd.words import clear, copy, deal, move, narrow, transpose, widen
 
 
 @type_callable(move)
@@ -19,6 +19,11 @@ from numbaconv.simd.words import clear, copy, move, narrow, transpose, widen
 @type_callable(widen)
 def _type_move(context: Any) -> Callable:
     return lambda to, i, i_pitch, source, j, j_pitch, rows, count: types.none
+
+
+@type_callable(deal)
+def _type_deal(context: Any) -> Callable:
+    return lambda to, i, i_pitch, source, j, j_pitch, marks, mark, rows, count: types.none
 
 
 @type_callable(copy)
@@ -127,6 +132,39 @@ def _widen(code: Code, start: Any, left: Any) -> Callable[[Any, Any], None]:
             code.store_masked(wide, builder.gep(here, [start.type(half * lanes)]), masks[half])
 
     return copy_row
+
+
+@lower_builtin(
+    deal, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 3
+)
+def _lower_deal(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """Whole vectors, all rows of each, and what is left over."""
+    to, i, i_pitch, source, j, j_pitch, marks, mark, rows, count = args
+    code = Code(context, builder, Tile(sig.args[0].dtype, 1, 1))
+    arrays = ((sig.args[0], to, i), (sig.args[3], source, j), (sig.args[6], marks, j))
+    left, right, marked = (pointer_of(context, builder, *array) for array in arrays)
+    numbers = ir.VectorType(context.get_value_type(sig.args[6].dtype), code.tile.lanes)
+    wanted = code.splat(context.cast(builder, mark, sig.args[7], sig.args[6].dtype), numbers)
+    lanes = count.type(code.tile.lanes)
+    whole = builder.sdiv(not_negative(builder, count), lanes)
+    rest = builder.sub(count, builder.mul(whole, lanes))
+
+    def deal_rows(start: Any, mask: Any) -> None:
+        with cgutils.for_range(builder, rows) as down:
+            keep_rolled(builder)
+            there = builder.gep(left, [builder.add(builder.mul(down.index, i_pitch), start)])
+            here = builder.add(builder.mul(down.index, j_pitch), start)
+            found = code.load_integers(builder.gep(marked, [here]), numbers, mask)
+            chosen = builder.icmp_signed("==", found, wanted)
+            chosen = chosen if mask is None else builder.and_(chosen, mask)
+            value, total = code.load_masked(builder.gep(right, [here]), chosen), code.load_masked(there, chosen)
+            code.store_masked(builder.fadd(total, value), there, chosen)
+
+    with cgutils.for_range(builder, whole) as across:
+        deal_rows(builder.mul(across.index, lanes), None)
+    with builder.if_then(builder.icmp_signed(">", rest, rest.type(0))):
+        deal_rows(builder.mul(whole, lanes), code.mask(rest))
+    return context.get_dummy_value()
 
 
 @lower_builtin(transpose, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 4)

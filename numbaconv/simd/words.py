@@ -158,6 +158,20 @@ def widen(
         copy(to, i + r * i_pitch, 2, source, j + r * j_pitch, 1, count)
 
 
+def deal(
+    to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, marks: np.ndarray, mark: int,
+    rows: int, count: int,
+) -> None:  # fmt: skip
+    """Add what is marked of a block to another: ``to[i + r * i_pitch + k] += source[here]`` if ``marks[here] == mark``.
+
+    ``here`` is ``j + r * j_pitch + k``, for ``r`` below ``rows`` and ``k`` below ``count``.
+    """
+    for r in range(rows):
+        for k in range(count):
+            if cut(marks, j + r * j_pitch + k, 1)[0] == mark:
+                cut(to, i + r * i_pitch + k, 1)[:] += cut(source, j + r * j_pitch + k, 1)
+
+
 def transpose(
     to: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int, rows: int, columns: int
 ) -> None:
