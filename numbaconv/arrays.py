@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -124,14 +125,45 @@ def empty(shape: Shape, dtype: np.dtype, what: str) -> np.ndarray:
     raise MemoryError(f"{what} of shape {shape} and dtype {dtype} would take {size:,} bytes, more than there are left")
 
 
-def available_bytes() -> int:
-    """How much memory can still be had, as far as the operating system says so."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            kilobytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in file)}
-        return 1024 * (kilobytes["MemAvailable"] + kilobytes["SwapFree"])
-    except (OSError, ValueError, KeyError, IndexError):  # another system than Linux, or a file of another form
-        return sys.maxsize
+def available_bytes(root: str = "/") -> int:
+    """How much memory can still be had, as far as Linux says so, of the machine and of the process's container."""
+    most = sys.maxsize
+    with suppress(OSError, ValueError, KeyError, IndexError):  # another system, or a file of another form
+        kilobytes = _numbers(f"{root}proc/meminfo")
+        most = 1024 * (kilobytes["MemAvailable:"] + kilobytes["SwapFree:"])
+    with suppress(OSError, ValueError):
+        with open(f"{root}proc/self/cgroup", encoding="utf-8") as file:
+            groups = [line.rstrip("\n").split(":", 2) for line in file]
+        for _, controllers, path in groups:
+            if not controllers:
+                most = min(most, _left(f"{root}sys/fs/cgroup", path, "memory.max", "memory.current"))
+            elif "memory" in controllers.split(","):
+                names = "memory.limit_in_bytes", "memory.usage_in_bytes"
+                most = min(most, _left(f"{root}sys/fs/cgroup/memory", path, *names))
+    return most
+
+
+def _left(root: str, path: str, limit: str, usage: str) -> int:
+    """What a control group and those that it is part of may still take, besides what can be dropped of their files."""
+    most, parts = sys.maxsize, [part for part in path.split("/") if part]
+    for depth in range(len(parts) + 1):
+        with suppress(OSError, ValueError):  # a container does not see those around it; "max" is no limit
+            folder = "/".join([root, *parts[:depth]])
+            allowed, used = (int(_text(f"{folder}/{name}")) for name in (limit, usage))
+            kept = _numbers(f"{folder}/memory.stat")
+            files = kept.get("total_inactive_file", kept.get("inactive_file", 0))
+            most = min(most, max(0, allowed - used + files))
+    return most
+
+
+def _numbers(path: str) -> dict[str, int]:
+    """The lines of a file of names and numbers."""
+    return {words[0]: int(words[1]) for words in map(str.split, _text(path).splitlines())}
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import empty, float_array
+from numbaconv.geometry import shape_of
 from numbaconv.memory import aligned
 from numbaconv.plan import Plan
 
@@ -29,6 +30,8 @@ class PackedWeight:
 
     def __init__(self, weight: np.ndarray) -> None:
         weight = float_array(weight, "weight")
+        if 0 in shape_of(weight.shape, "weight"):
+            raise ValueError(f"weight has shape {weight.shape}: every size must be at least 1")
         #: The copy. It stays writable, for kernels take no other arrays; but it is nobody else's.
         self.array = empty(weight.shape, weight.dtype.newbyteorder("="), "a copy of the weight")
         with np.errstate(all="ignore"):
@@ -100,6 +103,8 @@ def prepack(weight: np.ndarray) -> PackedWeight:
     ------
     TypeError
         ``weight`` is no ndarray of floats.
+    ValueError
+        It has not four dimensions, or one of them is 0.
     MemoryError
         The copy does not fit.
 

@@ -155,6 +155,8 @@ FUNCTIONS = [
         input=X,
         weight=W,
     ),
+    *refused_by("prepack", *array_rows("weight"), weight=W),
+    Row("prepack nothing", lambda: numbaconv.prepack(W[:0]), ValueError, r"weight has shape \(0, .* every size"),
     *refused_by(
         "conv2d_input",
         ("size text", {"input_size": "1133"}, TypeError, "the shape of input must be four integers, got '1133'"),

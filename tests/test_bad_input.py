@@ -217,6 +217,7 @@ GOOD: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
             "conv_transpose2d": {"input": Z, "weight": W, "bias": B, "output_padding": 0, "out": None},
         }.items()
     ),
+    ("prepack", numbaconv.prepack, {"weight": W}),
     ("conv2d_output_size", numbaconv.conv2d_output_size, {"input_size": 3, "kernel_size": 2, "padding": 0}),
     ("Conv2d", lambda **a: run(nn.Conv2d, **a), {"x": X2, **CONV, "groups": 1, **SEEDED}),
     ("ConvTranspose2d", lambda **a: run(nn.ConvTranspose2d, **a), {"x": X2, **CONV, "output_padding": 0, **SEEDED}),

@@ -78,6 +78,54 @@ def poor(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     memory._kept.__dict__.clear()
 
 
+#: What Linux writes for a process in a container: the files, and what it can still have.
+CONTAINERS: dict[str, tuple[dict[str, str], int]] = {
+    "none": ({}, 7 * 1024),
+    "version 2": (
+        {
+            "proc/self/cgroup": "0::/a/b\n",
+            "sys/fs/cgroup/a/memory.max": "9000\n",
+            "sys/fs/cgroup/a/memory.current": "6000\n",
+            "sys/fs/cgroup/a/memory.stat": "anon 5000\ninactive_file 500\n",
+            "sys/fs/cgroup/a/b/memory.max": "max\n",
+            "sys/fs/cgroup/a/b/memory.current": "1000\n",
+            "sys/fs/cgroup/a/b/memory.stat": "inactive_file 0\n",
+        },
+        3500,
+    ),
+    "version 2, seen from inside": (
+        {
+            "proc/self/cgroup": "0::/\n",
+            "sys/fs/cgroup/memory.max": "5000\n",
+            "sys/fs/cgroup/memory.current": "6000\n",
+            "sys/fs/cgroup/memory.stat": "inactive_file 0\n",
+        },
+        0,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": "5:cpu,memory:/a\n1:name=systemd:/x:y\n0::/\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "1\n",
+            "sys/fs/cgroup/memory/memory.stat": "total_inactive_file 0\n",
+            "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "8000\n",
+            "sys/fs/cgroup/memory/a/memory.usage_in_bytes": "7000\n",
+            "sys/fs/cgroup/memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 2000\n",
+        },
+        3000,
+    ),
+    "files of another form": ({"proc/self/cgroup": "x\n", "proc/meminfo": "MemAvailable\n"}, sys.maxsize),
+}
+
+
+@pytest.mark.parametrize(("files", "left"), CONTAINERS.values(), ids=CONTAINERS.keys())
+def test_what_the_machine_and_the_container_have_left(files: dict[str, str], left: int, tmp_path: Path) -> None:
+    for name, text in ({"proc/meminfo": "MemTotal: 99 kB\nMemAvailable: 5 kB\nSwapFree: 2 kB\n"} | files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert available_bytes(f"{tmp_path}/") == left
+
+
 @pytest.mark.usefixtures("poor")
 @pytest.mark.parametrize("form", FORCED)
 def test_nothing_is_written_where_there_is_no_room_for_scratch_memory(form: str) -> None:
