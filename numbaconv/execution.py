@@ -10,7 +10,7 @@ from numbaconv.arrays import compute_dtype, empty, result_dtype, rounded
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels import sums
 from numbaconv.kernels.plain import all_finite
-from numbaconv.memory import flat, flat_bias, flat_image, flat_view, scratch
+from numbaconv.memory import filled_bias, flat, flat_image, flat_view, scratch
 from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, Forms, Plan, weight_gradient_plan
 from numbaconv.threads import launch, launch_light, threads_for
@@ -40,21 +40,21 @@ def correlate(
         target = empty(out.shape, dtype, "the result, contiguous,")
         found = target.reshape(-1), geometry.layout
     y, y_layout = found
-    w = flat(weight, dtype)
+    w, bias = flat(weight, dtype), None if bias is None else flat(bias, dtype)
     plan = make_plan(geometry, dtype, x_layout, y_layout, forms, packed is not None)
     if plan.zeros and not (all_finite(w) if packed is None else packed.finite):
-        plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), False)
+        plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), packed is not None)
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
-    arrays = x, w, flat_bias(bias, plan.no_bias), y
+    arrays = x, w, filled_bias(bias, plan.no_bias), y
     if packed is None or plan.shared == 0:
         _fill(plan, target, bias, geometry)
         _run(plan, (*arrays, memory), memory, threads)
     else:
-        held = packed.find(plan)
+        held = packed._find(plan)
         if held is None:
-            held = packed.new(plan)
+            held = packed._new(plan)
             _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[:1])
-            packed.keep(plan, held)
+            packed._keep(plan, held)
         _fill(plan, target, bias, geometry)
         _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[1:])
     return _returned(out, target)

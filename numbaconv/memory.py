@@ -34,12 +34,12 @@ def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return _writable(array).reshape(-1)
 
 
-def flat_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
-    """The same for a bias, each group of it filled up to the length of a row of ``zeros``."""
+def filled_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
+    """A flat bias, each group of it filled up to the length of a row of ``zeros``; all zeros where there is none."""
     if bias is None:
         return zeros.reshape(-1)
     if bias.size == zeros.size:
-        return flat(bias, zeros.dtype)
+        return bias
     filled, groups = zeros.copy(), bias.reshape(len(zeros), -1)
     filled[:, : groups.shape[1]] = groups
     return filled.reshape(-1)

@@ -11,7 +11,7 @@ from numbaconv.geometry import shape_of
 from numbaconv.memory import aligned
 from numbaconv.plan import Plan
 
-#: For so many kinds of calls a weight is held at most; the oldest one is given up for the next.
+#: For so many kinds of calls a weight is held at most; what was made first is given up for the next.
 KINDS = 16
 
 
@@ -63,15 +63,15 @@ class PackedWeight:
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedWeight, (self.array,)
 
-    def find(self, plan: Plan) -> np.ndarray | None:
+    def _find(self, plan: Plan) -> np.ndarray | None:
         """The memory that a plan's kernel packed the weight to; None if none has."""
         return self._held.get(plan)
 
-    def new(self, plan: Plan) -> np.ndarray:
-        """Memory that a plan's kernel may pack the weight to. It counts when it is :meth:`keep`-ed."""
+    def _new(self, plan: Plan) -> np.ndarray:
+        """Memory that a plan's kernel may pack the weight to. It counts when it is kept."""
         return aligned(plan.no_bias.dtype, plan.shared, "the packed weight")
 
-    def keep(self, plan: Plan, memory: np.ndarray) -> None:
+    def _keep(self, plan: Plan, memory: np.ndarray) -> None:
         """Hold what a plan's kernel has packed."""
         held = dict(list(self._held.items())[1 - KINDS :])  # a new one: other threads may be reading the old
         self._held = {**held, plan: memory}
@@ -82,7 +82,8 @@ def prepack(weight: np.ndarray) -> PackedWeight:
 
     Kernels read weights in an order of their own, and Winograd's algorithm reads transforms of them; a call with an
     array makes that anew, which shows where images are few or small. A call with a packed weight finds it made. The
-    first call of a kind (of the same parameters, shapes, layouts and dtype) makes it, and 16 kinds are held.
+    first call of a kind (of the same parameters, shapes, layouts and dtype) makes it; the last 16 kinds that were
+    made are held.
 
     The result of a call has the same bits as with the array, except where another algorithm, or another size of
     Winograd's tiles, is the fastest once the transform of the weight is free.

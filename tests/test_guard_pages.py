@@ -38,6 +38,7 @@ from cases import (
 
 import numbaconv
 import numbaconv.execution
+import numbaconv.packed
 from numbaconv.geometry import Conv2dGeometry
 
 pytestmark = [
@@ -110,8 +111,12 @@ def guard_scratch(side: str, share: float = 1.0) -> list[int]:
         array[...] = np.nan
         return array
 
+    def aligned(dtype: np.dtype, size: int, what: str) -> np.ndarray:
+        return guarded(np.full(size, np.nan, dtype), side)
+
     for module in (numbaconv.execution, numbaconv.memory):
         module.scratch = scratch  # type: ignore[attr-defined]
+    numbaconv.packed.aligned = aligned
     return sizes
 
 
@@ -133,6 +138,13 @@ def run_guarded(case: Case, form: str, side: str, swapped: tuple[bool, ...], see
 
     def out(result: np.ndarray) -> np.ndarray:
         return guarded_image(np.full_like(result, np.nan), side, g.layout, swapped[-1])
+
+    if form != "winograd by blocks":  # which has no packed weights
+        held = numbaconv.prepack(w)
+        for _ in range(2):
+            forward, backward = numbaconv.conv2d(x, held, b, **how), numbaconv.conv2d_input(x.shape, held, z, **how)
+            kept = wanted._replace(y=forward, dx=backward)
+            assert_right(form, kept, wanted, plain, case)
 
     y, plain_y, dx, dw, _, back = map(out, wanted)
     numbaconv.conv2d(x, w, b, **how, out=y)

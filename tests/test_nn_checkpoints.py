@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FunctionType
 
 import numpy as np
@@ -314,8 +316,11 @@ def test_metadata_that_are_wrong(tmp_path) -> None:
     changes += [training | {"batch": BATCHES + 1}, training | {"tally": [0, 0.0, 0, True]}]
     changes += [{name: value for name, value in training.items() if name != missing} for missing in training]
     epoch = training["history"][0]
+    changes += [training | {"history": [[number, *epoch[1:]]]} for number in (2, 1.0, math.nan)]
     for i in range(len(epoch)):
-        changes += [training | {"history": [[*epoch[:i], value, *epoch[i + 1 :]]]} for value in ("x", [], True)]
+        changes += [
+            training | {"history": [[*epoch[:i], value, *epoch[i + 1 :]]]} for value in ("x", [], True, 10**400)
+        ]
     for changed in [*changes, None, [], "x"]:
         write_arrays(path, "numbaconv-checkpoint", arrays, {"training": changed})
         with pytest.raises(ValueError, match="cannot be resumed here"):
@@ -352,6 +357,15 @@ def test_a_signal_waits_for_the_batch(number) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
+@pytest.fixture
+def _listening() -> Iterator[None]:
+    """Python's own handler, whatever started this process: a shell lets jobs in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_listening")
 def test_a_second_signal_does_not_wait() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), Interrupts():  # noqa: PT012

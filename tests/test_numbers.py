@@ -159,14 +159,12 @@ def test_where_everything_is_nan_a_call_is_not_slow() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_what_numpy_does_about_overflow_changes_nothing(dtype: Any) -> None:
-    largest, smallest = np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal
-    signalling = np.zeros(1, dtype)
-    signalling.view(f"u{signalling.itemsize}")[0] = {2: 0x7D00, 4: 0x7FA00000, 8: 0x7FF4000000000000}[
-        signalling.itemsize
-    ]
+    size = np.dtype(dtype).itemsize
+    numbers = np.array([np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal, INFINITE, np.nan], dtype)
+    signalling = {2: 0x7D00, 4: 0x7FA00000, 8: 0x7FF4000000000000}[size]
     case = Case(Conv2dGeometry.forward((1, 2, 4, 5), (3, 2, 3, 3), padding=1, stride=2), np.dtype(dtype))
-    for value in (largest, smallest, INFINITE, np.nan, signalling[0]):
-        arrays = Arrays(*(np.full_like(array, value) for array in case.arrays()))
+    for bits in (*numbers.view(f"u{size}"), signalling):  # a number that is copied as one no longer signals
+        arrays = Arrays(*(np.full(array.shape, bits, f"u{size}").view(dtype) for array in case.arrays()))
         with np.errstate(all="ignore"):
             wider = arrays._replace(w=arrays.w.astype(np.float64), z=arrays.z.astype(np.float64))
         for given_arrays in (arrays, wider):
@@ -177,6 +175,15 @@ def test_what_numpy_does_about_overflow_changes_nothing(dtype: Any) -> None:
                     strict = run(module, case, given_arrays)
                 for a, b in zip(calm, strict, strict=True):
                     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_nor_does_what_it_does_about_a_bias_that_signals(stride: int) -> None:
+    x, w = np.ones((1, 3, 6, 6)), np.ones((3, 3, 3, 3))
+    bias = np.full(3, 0x7FA00001, np.uint32).view(np.float32)
+    with np.errstate(all="raise"):
+        assert np.isnan(numbaconv.conv2d(x, w, bias, stride)).all()
+        assert np.isnan(numbaconv.conv_transpose2d(x, w, bias, stride)).all()
 
 
 @pytest.mark.compiled

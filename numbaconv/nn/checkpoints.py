@@ -198,8 +198,9 @@ class Run:
             best=best,
             _rng_before=state["rng_before"],
         )
-        if len(run.history) != run.epoch:
-            raise ValueError(f"it has a history of {len(run.history)} epochs, but {run.epoch} are done")
+        epochs = [epoch.epoch for epoch in run.history]
+        if epochs != list(range(1, run.epoch + 1)):
+            raise ValueError(f"its history is of {len(epochs)} epochs, {epochs[:1]} first, but {run.epoch} are done")
         if run.batch:
             generator_like(run.rng, run._rng_before)
         return run

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbaconv.geometry import integer
 from numbaconv.nn.files import write_file
 from numbaconv.values import as_path
 
@@ -106,13 +107,15 @@ class Epoch(NamedTuple):
 
     @classmethod
     def from_state(cls, values: Any) -> Epoch:
-        """The epoch that is stored as a list of its values; a TypeError if these are none."""
+        """The epoch that is stored as a list of its values; a TypeError, ValueError or OverflowError if it is none."""
         epoch = cls(*values)
+        integer(epoch.epoch, "epoch", 1)
         for name, value in epoch._asdict().items():
             missing = value is None and name in {"accuracy", "validation_loss", "validation_accuracy"}
             if not missing and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise TypeError(f"{name} of an epoch in its history must be a number, got {value!r}")
-        return epoch
+        numbers: list[Any] = [None if value is None else float(value) for value in epoch[1:]]
+        return cls(epoch.epoch, *numbers)
 
 
 class History(list[Epoch]):
