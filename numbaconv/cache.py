@@ -63,7 +63,8 @@ failures: list[str] = []
 
 def sources() -> list[Path]:
     """The modules that can end up in compiled code. What they import of the package is among them."""
-    return sorted([ROOT / "jit.py", *(ROOT / "simd").glob("*.py"), *(ROOT / "kernels").glob("*.py")])
+    modules = *(ROOT / "simd").glob("*.py"), *(ROOT / "kernels").glob("*.py")
+    return sorted([ROOT / "jit.py", ROOT / "linking.py", *modules])
 
 
 def _read_sources() -> str:

@@ -19,6 +19,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from numbaconv import cache
+from numbaconv.linking import Linked
 
 #: Options of every compiled function. ``nogil`` lets Python threads compute side by side; the numpy error model leaves
 #: out checks for divisions by zero; ``fastmath`` stays off, for it would make results depend on the compiler's mood.
@@ -31,7 +32,7 @@ ALL = -1
 
 def compiled(function: Callable[..., Any]) -> Any:
     """Decorator for a function that is called from Python, and runs in the calling thread."""
-    return cache.keep(numba.njit(**_OPTIONS)(function))
+    return cache.keep(numba.njit(no_cfunc_wrapper=True, **_OPTIONS)(function))
 
 
 class Kernel:
@@ -84,7 +85,7 @@ def kernel(stages: int) -> Callable[[Callable[..., Any]], Kernel]:
     return lambda function: Kernel(function, stages)
 
 
-#: Decorator for what kernels are made of: always inlined, so that vectors stay in registers.
+#: Decorator for what kernels are made of and takes vectors or constants: Numba inlines it, which takes it a while.
 device = numba.njit(inline="always", **_OPTIONS)
 
 
@@ -93,7 +94,12 @@ def routine(function: Callable[..., Any]) -> Callable[..., Any]:
 
     It allocates nothing, so it need not count who holds an array: that would lock the memory bus at every call.
     """
-    return numba.njit(_nrt=False, **_OPTIONS)(function)
+    return numba.njit(_nrt=False, pipeline_class=Linked, **_OPTIONS)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a routine that LLVM inlines."""
+    return numba.njit(_nrt=False, forceinline=True, pipeline_class=Linked, **_OPTIONS)(function)
 
 
 @device

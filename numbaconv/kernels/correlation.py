@@ -19,9 +19,9 @@ convolution's output and input.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import spread, store
 
@@ -86,7 +86,7 @@ def correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles
     tiles : int array (tiles, 3)
         First pixel, height of the tile, pixels of it that exist.
     """
-    plan = numbers.view(CORRELATION)[0]
+    plan = read(numbers, CORRELATION)
     if stage != 1:
         for block in share(plan.G * plan.blocks, thread, threads):
             _pack_weights(w, packed, plan, taps, block)
@@ -115,7 +115,7 @@ def _pack_weights(w, packed, plan, taps, block):
     )  # fmt: skip
 
 
-@device
+@inlined
 def _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles, task):
     """One task: a band of rows, all output channels of a group, all phases."""
     n = task // (plan.G * plan.bands)
@@ -147,7 +147,7 @@ def _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles,
                 )  # fmt: skip
 
 
-@device
+@inlined
 def _correlate_row(
     bias, y, target, packed, scratch, slab, source, stage, block, count, plan, runs, phases, tiles, phase
 ):  # fmt: skip

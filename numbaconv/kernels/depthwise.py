@@ -17,9 +17,9 @@ kernel row share most of their pixels, so those are loaded together, once.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import write
 from numbaconv.simd import clear, copy, hadamard, slide, spread
 
@@ -88,7 +88,7 @@ def correlate_depthwise(x, w, bias, y, packed, scratch, numbers, runs, phases, t
     tiles : int array (tiles, 2)
         First pixel, height of the tile.
     """
-    plan = numbers.view(DEPTHWISE)[0]
+    plan = read(numbers, DEPTHWISE)
     if stage != 1:
         for group in share(plan.groups, thread, threads):
             _pack_weights(w, packed, plan, group)
@@ -139,7 +139,7 @@ def _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thr
             unpack_tile(scratch, stage, plan.pitch, pixels, channels, y, target, plan.y_c, plan.y_w, plan.lanes)
 
 
-@device
+@inlined
 def _correlate_band(
     bias, to, target, line, pixel, channels, packed, scratch, slab, group, plan, runs, phases, tiles, first, rows
 ):  # fmt: skip

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv.jit import Kernel, compiled, routine, share
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 
 #: The integers that the kernels need, as one record; :mod:`numbaconv.plan.plain` makes it. Its names are those of the
 #: convolution, whichever of its arrays a kernel computes: x is the input, w the weight, y the output.
@@ -56,7 +56,7 @@ PLAIN = record(
 @Kernel
 def forward(x, w, bias, y, packed, scratch, numbers, stage, thread, threads):
     """Fill ``y``; all arrays are flat. Threads share the planes of the output."""
-    plan = numbers.view(PLAIN)[0]
+    plan = read(numbers, PLAIN)
     planes = plan.N * plan.OC
     for plane in share(planes, thread, threads):
         _output_plane(x, w, bias, y, plan, plane // plan.OC, plane % plan.OC)
@@ -65,7 +65,7 @@ def forward(x, w, bias, y, packed, scratch, numbers, stage, thread, threads):
 @Kernel
 def input_gradient(y, w, bias, x, packed, scratch, numbers, stage, thread, threads):
     """Fill ``x``, the input's gradient, from ``y``, the output's, and a bias of the input's channels."""
-    plan = numbers.view(PLAIN)[0]
+    plan = read(numbers, PLAIN)
     planes = plan.N * plan.IC
     for plane in share(planes, thread, threads):
         _input_plane(y, w, bias, x, plan, plane // plan.IC, plane % plan.IC)
@@ -74,7 +74,7 @@ def input_gradient(y, w, bias, x, packed, scratch, numbers, stage, thread, threa
 @Kernel
 def weight_gradient(x, y, w, scratch, numbers, stage, thread, threads):
     """Fill ``w``, the weight's gradient, from the input ``x`` and ``y``, the output's gradient."""
-    plan = numbers.view(PLAIN)[0]
+    plan = read(numbers, PLAIN)
     filters = plan.OC * plan.ICG
     for one in share(filters, thread, threads):
         _filter(x, y, w, plan, one // plan.ICG, one % plan.ICG)

@@ -23,9 +23,9 @@ Or, where rows are as long as vectors, a tile takes its vectors from rows below 
 
 from __future__ import annotations
 
-from numbaconv.jit import device, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_filters, pack_planes, unpack_planes
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
 from numbaconv.simd import fill, outer, put, store
 
@@ -88,7 +88,7 @@ def correlate_planes(x, w, bias, y, packed, scratch, numbers, remainders, steps,
     rows : int array (tiles, 3)
         First output channel of the tile's rows, how many rows it has, how many of them exist.
     """
-    plan = numbers.view(PLANES)[0]
+    plan = read(numbers, PLANES)
     if stage != 1:
         for tile in share(plan.G * len(rows), thread, threads):
             _pack_weights(w, packed, plan, steps, rows, tile)
@@ -115,7 +115,7 @@ def _pack_weights(w, packed, plan, steps, rows, tile):
     )  # fmt: skip
 
 
-@device
+@inlined
 def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, phases, rows, task):
     """One task: a band of rows, all output channels of a group, all phases."""
     n = task // (plan.G * plan.bands)

@@ -17,9 +17,9 @@ At the end the parts are added up in a fixed order.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.simd import clear, hadamard, load, slide, store
 
 #: How many taps a window may have, and how many windows are summed together.
@@ -80,7 +80,7 @@ def weight_gradient_depthwise(x, z, w, scratch, numbers, taps, triples, stage, t
     triples : int array (triples, 7)
         Taps of a window; for each of three windows where it finds its first pixel, and where its sums are.
     """
-    plan = numbers.view(WEIGHT_DEPTHWISE)[0]
+    plan = read(numbers, WEIGHT_DEPTHWISE)
     if stage != 1:
         _sum_share(x, z, scratch, plan, triples, thread, threads)
     if stage != 0:
@@ -109,7 +109,7 @@ def _sum_share(x, z, scratch, plan, triples, thread, threads):
             _sum_band(x, z, scratch, own, task * plan.block_size, plan, triples, group, unit)
 
 
-@device
+@inlined
 def _sum_band(x, z, scratch, own, sums, plan, triples, group, unit):
     """Add one band's share to the sums of one group."""
     n, first = unit // plan.bands, unit % plan.bands * plan.band

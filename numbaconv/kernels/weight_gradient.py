@@ -17,9 +17,9 @@ neither does a single bit of the result.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_blocks, pack_slab, unpack_block
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import add, clear, zeros
 
@@ -89,7 +89,7 @@ def weight_gradient(x, z, w, scratch, numbers, taps, runs, windows, tiles, stage
     tiles : int array (tiles, 3)
         First row in the window, height of the tile, rows of it that exist; the others are summed, and never read.
     """
-    plan = numbers.view(WEIGHT_GRADIENT)[0]
+    plan = read(numbers, WEIGHT_GRADIENT)
     if stage != 1:
         _sum_share(x, z, scratch, plan, runs, windows, tiles, thread, threads)
     if stage != 0:
@@ -118,7 +118,7 @@ def _sum_share(x, z, scratch, plan, runs, windows, tiles, thread, threads):
         _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task)
 
 
-@device
+@inlined
 def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
     """One task: one partial sum of one share of the blocks of one group."""
     part = task // (plan.G * plan.splits)

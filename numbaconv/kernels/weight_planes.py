@@ -17,9 +17,9 @@ takes a vector of a part.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_planes
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
 from numbaconv.simd import add, clear, dot, spread, zeros
 
@@ -80,7 +80,7 @@ def weight_gradient_planes(x, z, w, scratch, numbers, remainders, steps, rows, s
     rows : int array (tiles, 3)
         First output channel of the tile's rows, how many rows it has, how many of them exist.
     """
-    plan = numbers.view(WEIGHT_PLANES)[0]
+    plan = read(numbers, WEIGHT_PLANES)
     if stage != 1:
         _sum_share(x, z, scratch, plan, remainders, steps, rows, thread, threads)
     if stage != 0:
@@ -101,7 +101,7 @@ def _sum_share(x, z, scratch, plan, remainders, steps, rows, thread, threads):
             _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, g, unit)
 
 
-@device
+@inlined
 def _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, g, unit):
     """Add one band's share to the sums of one group."""
     n, first = unit // plan.bands, unit % plan.bands * plan.band

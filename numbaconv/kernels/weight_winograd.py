@@ -18,9 +18,9 @@ end the parts are added up in a fixed order; how many there are does not depend 
 
 from __future__ import annotations
 
-from numbaconv.jit import ALL, device, kernel, routine, share
+from numbaconv.jit import ALL, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_output, transform_taps
 from numbaconv.kernels.winograd import transform_images
@@ -94,7 +94,7 @@ def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, stage, thre
     tiles : int array (tiles, 3)
         First input channel, height of the register tile, rows of it that exist; the others are summed, and never read.
     """
-    plan = numbers.view(WEIGHT_WINOGRAD)[0]
+    plan = read(numbers, WEIGHT_WINOGRAD)
     if stage == ALL or stage == 0:
         _prepare(x, scratch, plan, thread, threads)
     if stage == ALL or stage == 1:
@@ -200,7 +200,7 @@ def _multiply(scratch, own, inputs, plan, blocks, tiles, count):
                 )
 
 
-@device
+@inlined
 def _multiply_tile(scratch, a, b, to, height, vectors, plan, count):
     if vectors == 2:
         if height == TALL:

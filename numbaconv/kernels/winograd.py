@@ -32,9 +32,9 @@ whose weights are turned by 180 degrees.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
-from numbaconv.kernels.records import record
+from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_input, transform_sums, transform_taps
 from numbaconv.simd import clear, move, store, zeros
@@ -104,7 +104,7 @@ def correlate_winograd(x, w, bias, y, packed, scratch, numbers, heights, stage, 
     heights : int array (tiles + 1,)
         The height of the register tile to begin with, where so many tiles of the image are left.
     """
-    plan = numbers.view(WINOGRAD)[0]
+    plan = read(numbers, WINOGRAD)
     if stage != 1:
         _prepare(x, w, packed, scratch, plan, thread, threads)
     if stage != 0:
@@ -142,7 +142,7 @@ def _transform_weights(w, scratch, stage, plan, block, first, packed, to):
     _transform_taps(scratch, stage, channels, plan, packed, to + first * plan.width)
 
 
-@device
+@inlined
 def _pack_taps(w, start, plan, channels, lanes, stage, to):
     """Copy the taps of some channels to ``[channel][row][column][lane]``."""
     taps = plan.side * plan.side
@@ -164,7 +164,7 @@ def _pack_taps(w, start, plan, channels, lanes, stage, to):
                 transpose_all(stage, target, pitch, w, here, plan.w_lane, lanes, channels, plan.lanes)
 
 
-@device
+@inlined
 def _transform_taps(scratch, stage, channels, plan, packed, to):
     """Transform the packed taps of some channels."""
     side, taps, column = plan.side, plan.side * plan.side, plan.width
@@ -255,7 +255,7 @@ def _multiply(scratch, inputs, packed, weights, sums, plan, block, tiles, height
         weights += plan.weight_point
 
 
-@device
+@inlined
 def _multiply_tile(scratch, a, packed, b, to, height, vectors, plan):
     if vectors == 2:
         if height == TALL:
@@ -320,7 +320,7 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
         task += rows
 
 
-@device
+@inlined
 def _transform_strip(
     bias, first, to, start, row, column, channels, scratch, own, source, plan, height, width
 ):  # fmt: skip

@@ -1,0 +1,55 @@
+"""How routines are compiled: as far as LLVM's intermediate code, which becomes machine code with a kernel's.
+
+Numba optimises every function and makes machine code of it before another may call it; the other is then optimised
+and translated with a copy of it inside, and so on upwards. What is three calls deep would go through LLVM four times,
+for machine code that nobody runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import LoweringPass, register_pass
+from numba.core.typed_passes import NativeLowering
+
+
+class _Library(JITCodeLibrary):
+    """The intermediate code of a routine and of what it calls, to be linked with a kernel's."""
+
+    def finalize(self) -> None:
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=False, analysis_only=True)
+class _Registration(LoweringPass):
+    """Let other functions call the routine, in place of machine code that Python could call."""
+
+    _name = "numbaconv_registration"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def run_pass(self, state: Any) -> bool:
+        # Numba tells functions apart by a builtin that runs them. This one would take no argument, and harm nothing.
+        entry = object().__sizeof__
+        state.targetctx.insert_user_function(entry, state.cr.fndesc, [state.library])
+        state.cr = state.cr._replace(cfunc=entry)
+        return False
+
+
+class Linked(CompilerBase):
+    """Numba's compiler, up to the intermediate code."""
+
+    def define_pipelines(self) -> list[Any]:
+        state = self.state
+        state.flags.no_compile = state.flags.no_cpython_wrapper = state.flags.no_cfunc_wrapper = True
+        state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
+        passes = DefaultPassBuilder.define_nopython_pipeline(state)
+        passes.add_pass_after(_Registration, NativeLowering)
+        passes.finalize()
+        return [passes]
