@@ -26,10 +26,12 @@ def correlate(
     out: np.ndarray,
     threads: int | None = None,
     packed: PackedWeight | None = None,
+    relu: bool = False,
 ) -> np.ndarray:
     """Fill ``out`` with a forward pass or an input gradient, whichever ``make_plan`` plans.
 
-    ``packed`` is what holds ``weight`` in the order of the kernels, if something does.
+    ``packed`` is what holds ``weight`` in the order of the kernels, if something does. With ``relu``, 0 is written
+    instead of everything below it.
     """
     if out.size == 0:
         return out
@@ -41,9 +43,9 @@ def correlate(
         found = target.reshape(-1), geometry.layout
     y, y_layout = found
     w, bias = flat(weight, dtype), None if bias is None else flat(bias, dtype)
-    plan = make_plan(geometry, dtype, x_layout, y_layout, forms, packed is not None)
+    plan = make_plan(geometry, dtype, x_layout, y_layout, forms, packed is not None, relu)
     if plan.zeros and not (all_finite(w) if packed is None else packed.finite):
-        plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), packed is not None)
+        plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), packed is not None, relu)
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
     arrays = x, w, filled_bias(bias, plan.no_bias), y
     if packed is None or plan.shared == 0:
@@ -120,6 +122,7 @@ def _fill(plan: Plan, target: np.ndarray, bias: np.ndarray | None, geometry: Con
     """Write what no tap reaches."""
     if plan.fill:
         channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
+        bias = bias if bias is None or not plan.relu else np.maximum(bias, 0)
         target[...] = 0 if bias is None else bias.reshape(channels)
 
 

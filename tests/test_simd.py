@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from cases import INTERPRETED, run_python
 
-from numbaconv import simd
+from numbaconv import nn, simd
 from numbaconv.kernels.depthwise import PIXELS, SHARED
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
 from numbaconv.kernels.weight_depthwise import WINDOW_SIZES
@@ -39,6 +39,7 @@ from numbaconv.simd import (
     narrow,
     outer,
     put,
+    rectify,
     slide,
     spread,
     store,
@@ -105,11 +106,15 @@ def words(rows: int, vectors: int) -> tuple[Callable, ...]:
     def by_turn(a, i, pitch, b, j, apart, to, start, step, gap):
         store(turn(load(vectors, rows, a, i, apart, pitch)), to, start, step, gap)
 
-    return by_zeros, by_spread, by_fill, by_outer, by_hadamard, by_dot, by_add, by_load, by_lift, by_turn
+    @numba.njit
+    def by_rectify(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(rectify(lift(spread(rows, vectors, b, 7), a, i)), to, start, step, gap)
+
+    return by_zeros, by_spread, by_fill, by_outer, by_hadamard, by_dot, by_add, by_load, by_lift, by_turn, by_rectify
 
 
-NAMES = ["zeros", "spread", "fill", "outer", "hadamard", "dot", "add", "load", "lift", "turn"]
-ZEROS, SPREAD, FILL, OUTER, HADAMARD, DOT, ADD, LOAD, LIFT, TURN = range(len(NAMES))
+NAMES = ["zeros", "spread", "fill", "outer", "hadamard", "dot", "add", "load", "lift", "turn", "rectify"]
+ZEROS, SPREAD, FILL, OUTER, HADAMARD, DOT, ADD, LOAD, LIFT, TURN, RECTIFY = range(len(NAMES))
 each_word = pytest.mark.parametrize("word", range(len(NAMES)), ids=NAMES)
 
 
@@ -133,6 +138,7 @@ def meaning(word: int, rows: int, width: int, size: int, numbers: tuple[int, ...
                 LOAD: lambda p, k, lane, far, here: a[i + p * pitch + far - j],
                 LIFT: lambda p, k, lane, far, here: b[7 + k] + a[i + lane],
                 TURN: lambda p, k, lane, far, here: a[i + p * pitch + far - j],
+                RECTIFY: lambda p, k, lane, far, here: max(b[7 + k] + a[i + lane], 0),
             }[word](p, k, lane, far, here)
     return to
 
@@ -202,6 +208,20 @@ def test_words_compile_to_what_they_mean(word: int, rows: int, vectors: int) -> 
 
 #: What kernels slide: rows of the tile, taps, and rows and taps in vectors. Some pixels over the taps of a kernel row,
 #: or a window of taps over four pixels; and a few that nobody needs yet.
+@numba.njit
+def rectified(a, to):
+    store(rectify(load(1, 1, a, 0, 0, 0)), to, 0, 0, 0)
+
+
+@pytest.mark.parametrize("function", [as_python(rectified), pytest.param(rectified, marks=pytest.mark.compiled)])
+@each_dtype
+def test_rectify_as_a_relu_does(dtype: Any, function: Any) -> None:
+    a = np.resize(np.array([np.nan, -np.nan, -0.0, 0.0, -np.inf, np.inf, -1e-45, 1e-38], dtype), lanes(dtype))
+    to = np.ones_like(a)
+    function(a, to)
+    assert to.tobytes() == nn.ReLU()(a).tobytes()
+
+
 SLIDES = [
     *((pixels, taps, step, 1) for pixels in PIXELS for taps in SHARED for step in (1, 2)),
     *((taps, 4, 1, step) for taps in WINDOW_SIZES for step in (1, 2)),

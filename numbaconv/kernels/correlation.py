@@ -23,7 +23,7 @@ from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
-from numbaconv.simd import spread, store
+from numbaconv.simd import rectify, spread, store
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 CORRELATION = record(
@@ -63,6 +63,7 @@ CORRELATION = record(
     "in_w",
     "out_h",  # target rows and columns from a pixel of a phase to the next
     "out_w",
+    "relu",  # 1: instead of what is below 0, 0 is written
     "tasks",
 )
 
@@ -199,4 +200,6 @@ def _sum(tile, to, at, step, packed, x, source, weights, plan, runs, first, last
     tile = accumulate(
         tile, x, source, plan.in_w * plan.ICG, 1, packed, weights, plan.lanes, plan.width, runs, first, last
     )  # fmt: skip
+    if plan.relu:
+        tile = rectify(tile)
     store(tile, to, at, step, plan.lanes)

@@ -21,7 +21,7 @@ from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import write
-from numbaconv.simd import clear, copy, hadamard, slide, spread
+from numbaconv.simd import clear, hadamard, rectify, slide, spread, store
 
 #: How many pixels a tile may have.
 PIXELS = (8, 4, 1)
@@ -66,6 +66,7 @@ DEPTHWISE = record(
     "out_w",
     "tap_pixel",  # elements of the slab from a tap of a kernel row to the next
     "tap_weight",  # and of the packed weights
+    "relu",  # 1: instead of what is below 0, 0 is written
     "tasks",
 )
 
@@ -130,13 +131,23 @@ def _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thr
         else:
             stage, pixels = own + plan.stage, min(rows * plan.out_h, plan.OH - first * plan.out_h) * plan.OW
             if plan.holes:
-                for pixel in range(pixels):
-                    copy(scratch, stage + pixel * plan.pitch, 1, bias, channel, 1, plan.pitch)
+                _fill_stage(bias, channel, scratch, stage, pixels, plan)
             _correlate_band(
                 bias, scratch, stage, plan.OW * plan.pitch, plan.pitch, plan.pitch, packed, scratch, own, group, plan,
                 runs, phases, tiles, first, rows,
             )  # fmt: skip
             unpack_tile(scratch, stage, plan.pitch, pixels, channels, y, target, plan.y_c, plan.y_w, plan.lanes)
+
+
+@routine
+def _fill_stage(bias, channel, scratch, stage, pixels, plan):
+    """Write the bias to all pixels, for those that no tap reaches."""
+    for c in range(0, plan.pitch, plan.lanes):
+        tile = spread(1, 1, bias, channel + c)
+        if plan.relu:
+            tile = rectify(tile)
+        for pixel in range(pixels):
+            store(tile, scratch, stage + pixel * plan.pitch + c, 0, 0)
 
 
 @inlined
@@ -207,4 +218,6 @@ def _sum(tile, packed, scratch, i, j, plan, runs, phases, phase):
     else:
         for k in range(first, last):
             tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 7, 2, 1)
+    if plan.relu:
+        tile = rectify(tile)
     return tile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbaconv.jit import Kernel, device
+from numbaconv.jit import Kernel, compiled, device
 
 
 @device
@@ -50,3 +50,14 @@ def add_relu(a, b, y, stage, thread, threads):
     for i in range(len(to)):
         value = left[i] + right[i]
         to[i] = value if (value > 0) | (value != value) else zero
+
+
+@compiled
+def alike(some, others):
+    """Whether two tuples of flat arrays of integers, of the same lengths, hold the same."""
+    difference = some[0].dtype.type(0)
+    for k in range(len(some)):
+        one, other = some[k], others[k]
+        for i in range(len(one)):
+            difference |= one[i] ^ other[i]
+    return difference == 0

@@ -50,6 +50,7 @@ PLAIN = record(
     "w_ic",
     "w_kh",
     "w_kw",
+    "relu",  # 1: instead of what is below 0, 0 is written
 )
 
 
@@ -108,6 +109,8 @@ def _output_plane(x, w, bias, y, plan, n, oc):
                                 total += float(pixel) * float(w[taps + kh * plan.w_kh + kw * plan.w_kw])
                 if total != total:
                     break
+            if plan.relu and total <= 0:
+                total = 0.0
             y[n * plan.y_n + oc * plan.y_c + oh * plan.y_h + ow * plan.y_w] = total
 
 
@@ -130,6 +133,8 @@ def _input_plane(y, w, bias, x, plan, n, ic):
                                 total += float(gradient) * float(w[taps + kh * plan.w_kh + kw * plan.w_kw])
                 if total != total:
                     break
+            if plan.relu and total <= 0:
+                total = 0.0
             x[n * plan.x_n + ic * plan.x_c + ih * plan.x_h + iw * plan.x_w] = total
 
 

@@ -27,7 +27,7 @@ from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_filters, pack_planes, unpack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
-from numbaconv.simd import fill, outer, put, store
+from numbaconv.simd import fill, outer, put, rectify, store
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 PLANES = record(
@@ -65,6 +65,7 @@ PLANES = record(
     "out_w",
     "joined",  # steps whose weights follow each other in memory
     "stacked",  # 1: a tile's vectors come from rows below each other
+    "relu",  # 1: instead of what is below 0, 0 is written
     "tasks",
 )
 
@@ -203,6 +204,8 @@ def _sum(
     for step in range(phases[phase, 4], phases[phase, 5]):
         tile = outer(tile, packed, weights, 1, scratch, source + steps[step, 1], apart)
         weights += height
+    if plan.relu:
+        tile = rectify(tile)
     y_h = plan.out_h * plan.y_h
     if plan.y_w * plan.out_w != 1:
         store(tile, scratch, own + plan.stage, vectors * plan.lanes, plan.lanes)

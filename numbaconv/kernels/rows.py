@@ -13,21 +13,22 @@ OUTPUTS, ROWS = 8, 2
 
 @Kernel
 def multiply_rows(x, weight, bias, y, sizes, stage, thread, threads):
-    """``y[n, o] = bias[o] + sum(x[n, k] * weight[o, k])``; sizes are N, K and M, and ``bias`` may be empty.
+    """``y[n, o] = bias[o] + sum(x[n, k] * weight[o, k])``, where ``bias`` may be empty.
 
-    A vector is as many products of one sum; they are added up in the end.
+    Sizes are N, K, M, and 1 if 0 is to be written instead of everything below it. A vector is as many products of one
+    sum; they are added up in the end.
     """
-    N, K, M = sizes
+    N, K, M, relu = sizes
     sums = np.empty(OUTPUTS * ROWS * lanes_of(x), x.dtype)
     blocks = -(-M // OUTPUTS)
     for block in share(blocks, thread, threads):
         o = block * OUTPUTS
         for n in range(0, N, ROWS):
-            _block(x, weight, bias, y, sums, n, min(ROWS, N - n), o, min(OUTPUTS, M - o), K, M)
+            _block(x, weight, bias, y, sums, n, min(ROWS, N - n), o, min(OUTPUTS, M - o), K, M, relu)
 
 
 @device
-def _block(x, weight, bias, y, sums, n, rows, o, outputs, K, M):
+def _block(x, weight, bias, y, sums, n, rows, o, outputs, K, M, relu):
     """The sums of some rows and outputs."""
     lanes = lanes_of(x)
     whole = K // lanes * lanes
@@ -55,4 +56,5 @@ def _block(x, weight, bias, y, sums, n, rows, o, outputs, K, M):
                 total += sums[(2 * p + v) * lanes + lane]
             for k in range(whole, K):
                 total += weight[(o + p) * K + k] * x[(n + v) * K + k]
-            y[(n + v) * M + o + p] = total + (bias[o + p] if len(bias) > 0 else 0)
+            total += bias[o + p] if len(bias) > 0 else 0
+            y[(n + v) * M + o + p] = 0 if relu and total <= 0 else total

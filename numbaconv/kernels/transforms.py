@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from numbaconv.jit import device
 from numbaconv.kernels.cook_toom import input_matrix, output_matrix, tap_matrix
-from numbaconv.simd import lanes_of, lift, linear, load, store, trim, turn
+from numbaconv.simd import lanes_of, lift, linear, load, rectify, store, trim, turn
 
 _INPUT_4, _INPUT_6 = linear(input_matrix(4)), linear(input_matrix(6))
 _TAPS_2_4, _TAPS_3_4 = linear(tap_matrix(4, 2)), linear(tap_matrix(4, 3))
@@ -77,17 +77,20 @@ def transform_output(m, n, x, at, point, to, there, row, column):
 
 
 @device
-def transform_sums(m, n, x, at, point, to, there, row, column, rows, columns, channels, bias, first):
-    """The same, plus ``bias[first]`` on, for those rows, columns and channels of the result that exist."""
+def transform_sums(m, n, x, at, point, to, there, row, column, rows, columns, channels, bias, first, relu):
+    """The same, plus ``bias[first]`` on, for those rows, columns and channels of the result that exist.
+
+    With ``relu``, 0 is written instead of everything below it.
+    """
     if m == 4:
         tile = turn(_OUTPUT_4_6(turn(_OUTPUT_4_6(load(6, 6, x, at, 6 * point, point)))))
-        _write(lift(tile, bias, first), m, to, there, row, column, rows, columns, channels)
+        _write(lift(tile, bias, first), m, to, there, row, column, rows, columns, channels, relu)
     elif n == 6:
         tile = turn(_OUTPUT_2_6(turn(_OUTPUT_2_6(load(6, 6, x, at, 6 * point, point)))))
-        _write(lift(tile, bias, first), m, to, there, row, column, rows, columns, channels)
+        _write(lift(tile, bias, first), m, to, there, row, column, rows, columns, channels, relu)
     else:
         tile = turn(_OUTPUT_2_4(turn(_OUTPUT_2_4(load(4, 4, x, at, 4 * point, point)))))
-        _write(lift(tile, bias, first), m, to, there, row, column, rows, columns, channels)
+        _write(lift(tile, bias, first), m, to, there, row, column, rows, columns, channels, relu)
 
 
 @device
@@ -97,8 +100,10 @@ def _transform(some, whole, tile, to, there, row, column):
 
 
 @device
-def _write(tile, m, to, there, row, column, rows, columns, channels):
+def _write(tile, m, to, there, row, column, rows, columns, channels, relu):
     """Write what exists of a tile."""
+    if relu:
+        tile = rectify(tile)
     if rows == m and columns == m and channels >= lanes_of(to):
         store(tile, to, there, row, column)
     else:

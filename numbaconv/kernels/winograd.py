@@ -87,6 +87,7 @@ WINOGRAD = record(
     "left",
     "columns",  # of a slab
     "units",  # rows of strips, of all images
+    "relu",  # 1: instead of what is below 0, 0 is written
     "tasks",  # what threads share: blocks of weights, or the units of all groups
 )
 
@@ -332,6 +333,6 @@ def _transform_strip(
                     plan.tile, plan.points, scratch, source + lane, plan.sum_point,
                     to, start + oh * row + ow * column + lane, row, column,
                     min(plan.tile, height - oh), min(plan.tile, width - ow), channels - lane, bias,
-                    first + lane,
+                    first + lane, plan.relu,
                 )  # fmt: skip
             source += plan.width

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
 from numbaconv.kernels import elementwise
 from numbaconv.nn.activation import ReLU, relu_backward
 from numbaconv.nn.checks import FLOATS, dense
+from numbaconv.nn.convolution import Conv2d
+from numbaconv.nn.folding import Folded
 from numbaconv.nn.layout import flat, in_layout, is_dense, layout_of
+from numbaconv.nn.linear import Linear
 from numbaconv.nn.module import Module
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.pooling import MaxPool2d
@@ -53,7 +56,8 @@ class Sequential(Module):
         super().__init__()
         self.layers = layers
         _check_modules(self, *layers)
-        self._order = _steps(layers)
+        self._in_training, self._in_evaluation = _training_steps(layers), _evaluation_steps(layers)
+        self._order = self._in_training
 
     def require_input_grad(self, needed: bool = True) -> None:
         """Pass it on to the first layers, up to the first that has parameters: what is behind it gets no gradient."""
@@ -65,6 +69,7 @@ class Sequential(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output of the last layer."""
+        self._order = self._in_training if self.training else self._in_evaluation
         for layer in self._order:
             x = layer.forward(x)
         return x
@@ -168,7 +173,7 @@ def _sum(a: np.ndarray, b: np.ndarray, relu: bool = False) -> np.ndarray:
 class _WithReLU:
     """A layer and the ReLU behind it, in one sweep."""
 
-    def __init__(self, layer: BatchNorm2d | Residual) -> None:
+    def __init__(self, layer: Any) -> None:
         self.layer = layer
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -178,20 +183,44 @@ class _WithReLU:
         return self.layer.backward(grad_output)
 
 
-def _steps(layers: tuple[Module, ...]) -> list[Module | _WithReLU]:
+_Step: TypeAlias = Module | Folded | _WithReLU
+
+
+def _training_steps(layers: Sequence[Module]) -> list[_Step]:
     """What a model runs, which takes less time than its layers one by one, and gives the same.
 
     Max pooling runs before the ReLU that stands before it, for then that has less to do: the largest of some numbers,
     or 0, is the same either way, and so is the pixel that gets the gradient.
     """
-    steps: list[Module | _WithReLU] = list(layers)
+    steps: list[_Step] = list(layers)
     for k, (first, second) in enumerate(pairwise(layers)):
         if type(first) is ReLU and type(second) is MaxPool2d:
             steps[k : k + 2] = second, first
+    return _with_relu(steps)
+
+
+def _evaluation_steps(layers: Sequence[Module]) -> list[_Step]:
+    """What it runs in evaluation, where constants stand between the layers."""
+    steps: list[_Step] = []
+    left = list(layers)
+    while left:
+        layer = left.pop(0)
+        if type(layer) is Conv2d:
+            norm = left[0] if left and type(left[0]) is BatchNorm2d else None
+            del left[: int(norm is not None)]
+            relu = bool(left) and type(left[0]) is ReLU
+            del left[: int(relu)]
+            steps.append(Folded(layer, norm, relu))
+        else:
+            steps.append(layer)
+    return _with_relu(steps)
+
+
+def _with_relu(steps: list[_Step]) -> list[_Step]:
+    """The same steps, of which some do the work of the ReLU behind them."""
     for k in reversed(range(len(steps) - 1)):
-        layer, following = steps[k], steps[k + 1]
-        if isinstance(layer, BatchNorm2d | Residual) and type(following) is ReLU:
-            steps[k : k + 2] = [_WithReLU(layer)]
+        if type(steps[k]) in (Conv2d, Linear, BatchNorm2d, Residual) and type(steps[k + 1]) is ReLU:
+            steps[k : k + 2] = [_WithReLU(steps[k])]
     return steps
 
 

@@ -12,10 +12,12 @@ from numbaconv.arrays import check_bias, float_array, result_dtype
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.functional import conv2d, conv2d_weight, conv_transpose2d
 from numbaconv.geometry import Conv2dGeometry, IntOrPair, Padding, Shape, integer, pads, pair
+from numbaconv.nn.activation import relu_backward
 from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, empty, preferred
 from numbaconv.nn.module import Module, Parameter
+from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
 
 
@@ -58,7 +60,8 @@ class _Convolution(Module):
     def _bias(self) -> np.ndarray | None:
         return None if self.bias is None else check_bias(self.bias.data, self.out_channels)
 
-    def _check_channels(self, x: np.ndarray) -> np.ndarray:
+    def check_channels(self, x: np.ndarray) -> np.ndarray:
+        """``x`` as dense images, of as many channels as the layer takes."""
         x = images(x)
         if x.shape[1] != self.in_channels:
             raise ValueError(f"x has {x.shape[1]} channels (shape {x.shape}), but {self!r} takes {self.in_channels}")
@@ -136,21 +139,34 @@ class Conv2d(_Convolution):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         self._initialise(self.out_channels, self.in_channels, bias, dtype, rng)
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """``(N, out_channels, OH, OW)``."""
-        x = self._check_channels(x)
-        weight = float_array(self.weight.data, "weight")
+    def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
+        """``(N, out_channels, OH, OW)``; with ``relu``, what a :class:`ReLU` would make of it, in the same sweep."""
+        x = self.check_channels(x)
+        y, geometry = self.convolve(x, float_array(self.weight.data, "weight"), self._bias(), relu)
+        self._saved = x, Form.of(y), geometry, y if relu else None
+        return y
+
+    def convolve(
+        self,
+        x: np.ndarray,
+        weight: np.ndarray,
+        bias: np.ndarray | None,
+        relu: bool,
+        packed: PackedWeight | None = None,
+    ) -> tuple[np.ndarray, Conv2dGeometry]:
+        """Convolve images that have been checked with a weight of this layer's shape; the output, and the geometry."""
         dtype = result_dtype(x, weight)
         geometry = Conv2dGeometry.forward(x.shape, weight.shape, self.stride, self.padding, self.dilation, self.groups)
         y = empty(geometry.output_shape, dtype, preferred(self.in_channels, self.out_channels, dtype))
-        correlate(forward_plan, FORMS[get_algorithm()], geometry, x, weight, self._bias(), y)
-        self._saved = x, Form.of(y), geometry
-        return y
+        correlate(forward_plan, FORMS[get_algorithm()], geometry, x, weight, bias, y, packed=packed, relu=relu)
+        return y, geometry
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_channels, H, W)``, or None where nobody needs it."""
-        x, form, geometry = self._recall()
+        x, form, geometry, rectified = self._recall()
         grad, forms, weight = check_gradient(grad_output, form), FORMS[get_algorithm()], self.weight.data
+        if rectified is not None:
+            grad = relu_backward(grad, rectified)
         self.weight.add_grad(weight_gradient(forms, geometry, x, grad, np.empty(weight.shape, grad.dtype)))
         if self.bias is not None:
             self.bias.add_grad(bias_gradient(geometry, grad))
@@ -223,7 +239,7 @@ class ConvTranspose2d(_Convolution):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """``(N, out_channels, OH, OW)``."""
-        x = self._check_channels(x)
+        x = self.check_channels(x)
         geometry = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         y = conv_transpose2d(x, self.weight.data, self._bias(), *geometry)
         self._saved = x, Form.of(y)

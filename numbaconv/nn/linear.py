@@ -12,6 +12,7 @@ from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.geometry import Conv2dGeometry, integer
 from numbaconv.kernels.rows import OUTPUTS, multiply_rows
 from numbaconv.memory import flat
+from numbaconv.nn.activation import relu_backward
 from numbaconv.nn.checks import check_gradient, dense, flag, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, in_layout
@@ -70,30 +71,34 @@ class Linear(Module):
         self.weight = uniform((self.out_features, self.in_features), self.in_features, rng, dtype)
         self.bias = uniform((self.out_features,), self.in_features, rng, dtype) if flag(bias, "bias") else None
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """``(N, out_features)``."""
+    def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
+        """``(N, out_features)``; with ``relu``, what a :class:`ReLU` would make of it, in the same sweep."""
         x = dense(x, "x", 2, "(N, in_features)")
         if x.shape[1] != self.in_features:
             raise ValueError(f"x has {x.shape[1]} features (shape {x.shape}), but {self!r} takes {self.in_features}")
         weight = float_array(self.weight.data, "weight")
         bias = None if self.bias is None else check_bias(self.bias.data, self.out_features)
         y = np.empty((len(x), self.out_features), result_dtype(x, weight))
-        self._saved = x, Form.of(y)
+        self._saved = x, Form.of(y), y if relu else None
         if len(x) <= _FEW_ROWS and x.dtype == y.dtype:
-            sizes = (len(x), self.in_features, self.out_features)
+            sizes = (len(x), self.in_features, self.out_features, int(relu))
             b = np.empty(0, y.dtype) if bias is None else flat(bias, y.dtype)
             arrays = (x.reshape(-1), flat(weight, y.dtype), b)
             launch_light(multiply_rows, -(-self.out_features // OUTPUTS), weight.size, *arrays, y.reshape(-1), sizes)
             return y
         g = self._geometry(x)
-        correlate(forward_plan, _FORMS, g, x.reshape(g.input_shape), _filters(weight), bias, y.reshape(g.output_shape))
+        out = y.reshape(g.output_shape)
+        correlate(forward_plan, _FORMS, g, x.reshape(g.input_shape), _filters(weight), bias, out, relu=relu)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_features)``, or None where nobody needs it."""
-        x, form = self._recall()
+        x, form, rectified = self._recall()
         g, weight = self._geometry(x), self.weight.data
-        grad = check_gradient(grad_output, form).reshape(g.output_shape)
+        grad = check_gradient(grad_output, form)
+        if rectified is not None:
+            grad = relu_backward(grad, rectified)
+        grad = grad.reshape(g.output_shape)
         grad_weight = np.empty(weight.shape, grad.dtype)
         weight_gradient(_FORMS, g, x.reshape(g.input_shape), grad, _filters(grad_weight))
         self.weight.add_grad(grad_weight)

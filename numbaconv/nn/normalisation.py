@@ -142,6 +142,12 @@ class BatchNorm2d(Module):
         _launch(kernels.normalised_gradient, sizes, grad, x, *coefficients, _cast(mean, x), _cast(slope, x), grad_input)
         return grad_input
 
+    def constants(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """By what each channel is multiplied where these are its moments, and what is added to it, in float64."""
+        rstd = 1 / np.sqrt(variance.astype(np.float64) + self.eps)
+        scale = rstd if self.weight is None else rstd * self.weight.data
+        return scale, (0 if self.bias is None else self.bias.data) - scale * mean
+
     def _moments(self, x: np.ndarray, sizes: NormSizes) -> tuple[np.ndarray, np.ndarray]:
         """Mean and biased variance of every channel of the batch, in float64.
 

@@ -36,21 +36,23 @@ FORMS: dict[str, Forms] = {
 
 
 @lru_cache(maxsize=1024)
-def forward_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, forms: Forms, packed: bool = False) -> Plan:
+def forward_plan(
+    g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, forms: Forms, packed: bool = False, relu: bool = False
+) -> Plan:
     """The plan of ``conv2d``, for an input and an output that lie in memory as ``x`` and ``y`` say."""
-    work = _forward(g, dtype, x, y, packed)
+    work = _forward(g, dtype, x, y, packed, relu)
     return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
 @lru_cache(maxsize=1024)
 def input_gradient_plan(
-    g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, forms: Forms, packed: bool = False
+    g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, forms: Forms, packed: bool = False, relu: bool = False
 ) -> Plan:
     """The plan of ``conv2d_input``, for an output gradient and an input gradient that lie as ``z`` and ``x`` say."""
     rows = tuple(backward_axes(g.IH, g.KH, g.SH, g.PT, g.DH, g.OH))
     columns = tuple(backward_axes(g.IW, g.KW, g.SW, g.PL, g.DW, g.OW))
     source, target = Side(g.OC, g.OH, g.OW, z), Side(g.IC, g.IH, g.IW, x)
-    work = Correlation(g, dtype, rows, columns, (1, 1), (g.SH, g.SW), source, target, False, packed)
+    work = Correlation(g, dtype, rows, columns, (1, 1), (g.SH, g.SW), source, target, False, packed, relu)
     return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
@@ -61,8 +63,10 @@ def weight_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, z: Layou
     return min(forms, key=lambda form: form.weight_cost(work)).weight_plan(work)
 
 
-def _forward(g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, packed: bool = False) -> Correlation:
+def _forward(
+    g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, packed: bool = False, relu: bool = False
+) -> Correlation:
     rows = forward_axis(g.IH, g.KH, g.SH, g.PT, g.DH, g.OH)
     columns = forward_axis(g.IW, g.KW, g.SW, g.PL, g.DW, g.OW)
     source, target = Side(g.IC, g.IH, g.IW, x), Side(g.OC, g.OH, g.OW, y)
-    return Correlation(g, dtype, (rows,), (columns,), (g.SH, g.SW), (1, 1), source, target, True, packed)
+    return Correlation(g, dtype, (rows,), (columns,), (g.SH, g.SW), (1, 1), source, target, True, packed, relu)

@@ -55,6 +55,7 @@ class Correlation(NamedTuple):
     target: Side
     forward: bool
     packed: bool  # the weights are held in the order of the kernels: see numbaconv.packed
+    relu: bool  # of the result, nothing below 0 is written
 
     @property
     def ICG(self) -> int:

@@ -139,7 +139,7 @@ def plan(work: Correlation) -> Plan:
         block_size=block_size, slabs=round_up(g.G * cut.blocks * block_size, cut.lanes),
         own=stage + TALL * cut.width, stage=stage, bands=bands, band=height, top=top, left=left, span=span,
         direct=int(direct), **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
-        tasks=g.N * g.G * bands,
+        relu=int(work.relu), tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(taps, 0), table(runs, 3), table(phases, 8), table(tiles, 3))
     return common.plan(

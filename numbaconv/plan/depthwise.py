@@ -86,7 +86,7 @@ def plan(work: Correlation) -> Plan:
         taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, slabs=groups * g.KH * g.KW * pitch,
         own=stage + height * staged, stage=stage, holes=int(work.fill), bands=bands, band=height, rows=most_rows,
         top=top, left=left, span=span, **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
-        tap_pixel=tap * pitch, tap_weight=weight * pitch, tasks=g.N * groups * bands,
+        tap_pixel=tap * pitch, tap_weight=weight * pitch, relu=int(work.relu), tasks=g.N * groups * bands,
     )  # fmt: skip
     tables = (table(runs, 2), table(phases, 10), table(tiles, 2))
     return common.plan(

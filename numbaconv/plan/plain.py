@@ -41,7 +41,8 @@ def _plan(kernel: Kernel, work: Correlation, x: Side, y: Side, tasks: int, bias:
         PLAIN,
         N=g.N, IC=g.IC, OC=g.OC, ICG=g.ICG, OCG=g.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW, KH=g.KH, KW=g.KW,
         SH=g.SH, SW=g.SW, PT=g.PT, PL=g.PL, DH=g.DH, DW=g.DW, **x.strides("x"), **y.strides("y"),
-        w_oc=one, w_ic=channel, w_kh=row, w_kw=column,
+        w_oc=one, w_ic=channel, w_kh=row, w_kw=column, relu=int(work.relu),
     )  # fmt: skip
     no_bias = np.zeros((1, bias), work.dtype)
-    return Plan(kernel, numbers, (), 0, 0, common.threads(g, tasks), fill=False, zeros=False, no_bias=no_bias)
+    threads = common.threads(g, tasks)
+    return Plan(kernel, numbers, (), 0, 0, threads, fill=False, zeros=False, no_bias=no_bias, relu=work.relu)

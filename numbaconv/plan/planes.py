@@ -101,7 +101,7 @@ def plan(work: Correlation) -> Plan:
         heights=heights, lanes=lanes, slabs=round_up(g.G * heights * len(steps), lanes), own=own, stage=stage,
         bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
         rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
-        out_h=work.stride[0], out_w=work.stride[1], stacked=stacked, tasks=g.N * g.G * bands,
+        out_h=work.stride[0], out_w=work.stride[1], stacked=stacked, relu=int(work.relu), tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(packing.remainders, 2), steps, table(phases, 6), table(rows, 3))
     return common.plan(correlate_planes, PLANES, values, tables, work, work.fill, work.padded, (g.G, heights))

@@ -116,7 +116,8 @@ def plan(work: Correlation) -> Plan:
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
         tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
         batch=rows, top=-g.PT if work.forward else g.PT - beyond, left=-g.PL if work.forward else g.PL - beyond,
-        columns=columns, units=units, tasks=g.G * (c.blocks if by_blocks else units),
+        columns=columns, units=units, relu=int(work.relu),
+        tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
     return common.plan(
         correlate_winograd, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width)

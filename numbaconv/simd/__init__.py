@@ -2,9 +2,9 @@
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
 :func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard` or
-:func:`slide`, is changed by :func:`turn`, :func:`lift` and words for a matrix (:func:`linear`), and ends in
-:func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`, :func:`deal`, :func:`transpose`
-and :func:`clear` move memory.
+:func:`slide`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix (:func:`linear`), and
+ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`, :func:`deal`,
+:func:`transpose` and :func:`clear` move memory.
 Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
@@ -32,6 +32,7 @@ from numbaconv.simd.words import (
     narrow,
     outer,
     put,
+    rectify,
     slide,
     spread,
     store,
@@ -56,6 +57,7 @@ __all__ = [
     "slide",
     "dot",
     "lift",
+    "rectify",
     "linear",
     "turn",
     "store",

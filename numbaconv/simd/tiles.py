@@ -22,6 +22,7 @@ from numbaconv.simd.words import (
     load,
     outer,
     put,
+    rectify,
     silent,
     slide,
     spread,
@@ -56,6 +57,11 @@ def _type_load(context: Any) -> Callable:
 @type_callable(turn)
 def _type_turn(context: Any) -> Callable:
     return lambda tile: Tile(tile.dtype, tile.vectors, tile.rows)
+
+
+@type_callable(rectify)
+def _type_rectify(context: Any) -> Callable:
+    return lambda tile: tile
 
 
 @type_callable(lift)
@@ -161,6 +167,14 @@ def _lower_lift(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     code = Code(context, builder, sig.args[0])
     other = code.load(pointer_of(context, builder, sig.args[1], array, start))
     return code.tile_of([builder.fadd(vector, other) for row in code.rows(tile) for vector in row])
+
+
+@lower_builtin(rectify, Tile)
+def _lower_rectify(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    code = Code(context, builder, sig.args[0])
+    zero = ir.Constant(code.vector, None)
+    vectors = [vector for row in code.rows(args[0]) for vector in row]
+    return code.tile_of([builder.select(builder.fcmp_unordered(">", v, zero), v, zero) for v in vectors])
 
 
 @lower_builtin(outer, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer)

@@ -94,6 +94,11 @@ def lift(tile: Any, array: np.ndarray, start: int) -> Any:
     return tile + np.tile(cut(array, start, size), tile.shape[1] // size)
 
 
+def rectify(tile: Any) -> Any:
+    """A tile with 0 instead of every element below it; NaN stays NaN."""
+    return np.where((tile > 0) | (tile != tile), tile, tile.dtype.type(0))
+
+
 def store(tile: Any, array: np.ndarray, start: int, pitch: int, apart: int) -> None:
     """Write the vectors of a tile: ``array[start + p * pitch + v * apart + lane] = tile[p, v, lane]``."""
     size = lanes(array.dtype)

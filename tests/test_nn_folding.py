@@ -1,0 +1,280 @@
+"""In evaluation, a convolution, its batch norm and its ReLU are one: the same results, whatever was changed since."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import FORMS, INTERPRETED, PLAIN, forget_plans, only, random_cases
+
+import numbaconv
+from numbaconv import nn
+from numbaconv import plan as planning
+from numbaconv.execution import correlate
+from numbaconv.kernels.elementwise import alike
+from numbaconv.nn import folding
+from numbaconv.plan import forward_plan, input_gradient_plan
+
+# --- the kernels ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [*FORMS, *PLAIN])
+def test_every_form_writes_what_a_relu_makes_of_its_result(form: str) -> None:
+    with only(form):
+        for case in random_cases(12, 3 if INTERPRETED else 40, 10_000, (np.float32, np.float64), form=form):
+            g, forms = case.geometry, planning.FORMS["direct"]
+            x, w, b, c, z = case.arrays()
+            for make, source, bias, shape in (
+                (forward_plan, x, b, g.output_shape),
+                (forward_plan, x, None, g.output_shape),
+                (input_gradient_plan, z, c, g.input_shape),
+            ):
+                plain, rectified = (np.empty(shape, case.dtype) for _ in range(2))
+                correlate(make, forms, g, source, w, bias, plain)
+                correlate(make, forms, g, source, w, bias, rectified, relu=True)
+                np.testing.assert_array_equal(rectified, np.maximum(plain, 0), str(case))
+
+
+@pytest.mark.parametrize("form", ["channels", "planes", "plain"])
+def test_not_a_number_stays_one(form: str) -> None:
+    x, w = np.full((1, 2, 6, 9), -1, np.float32), np.ones((3, 2, 3, 3), np.float32)
+    x[0, 0, 2, 4] = np.nan
+    with only(form):
+        conv = nn.Conv2d(2, 3, 3)
+        conv.weight.data[:], conv.bias.data[:] = w, 0  # type: ignore[union-attr]
+        y = nn.Sequential(conv, nn.ReLU()).eval()(x)
+    wanted = np.zeros((1, 3, 4, 7), np.float32)
+    wanted[:, :, :3, 2:5] = np.nan
+    np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_alike_finds_every_difference(kind: Any) -> None:
+    arrays = tuple(np.arange(size, dtype=kind) for size in (1, 7, 100, 1000))
+    copies = tuple(array.copy() for array in arrays)
+    assert alike(arrays, copies)
+    for array in copies:
+        for index in (0, len(array) // 2, len(array) - 1):
+            for bit in (0, 13, kind(0).itemsize * 8 - 1):
+                array[index] ^= kind(1) << kind(bit)
+                assert not alike(arrays, copies)
+                array[index] ^= kind(1) << kind(bit)
+    assert alike(arrays, copies)
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def block(dtype: Any = np.float32, bias: bool = True, affine: bool = True, relu: bool = True, **how: Any) -> Any:
+    """A convolution, a batch norm of statistics that are not trivial, and a ReLU, in evaluation."""
+    rng = np.random.default_rng(5)
+    conv = nn.Conv2d(4, 8, 3, padding=1, bias=bias, dtype=dtype, rng=1, **how)
+    norm = nn.BatchNorm2d(8, affine=affine, dtype=dtype)
+    for array in [norm.running_mean] + ([norm.weight.data, norm.bias.data] if affine else []):  # type: ignore
+        array[:] = rng.normal(0, 2, 8)
+    norm.running_var[:] = rng.uniform(0.1, 3, 8)  # type: ignore[index]
+    return nn.Sequential(conv, norm, *([nn.ReLU()] if relu else [])).eval()
+
+
+def one_by_one(model: Any, x: np.ndarray) -> np.ndarray:
+    for layer in model:
+        x = layer(x)
+    return x
+
+
+def images(dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((2, 4, 7, 9)).astype(dtype)
+
+
+def assert_same(model: Any, dtype: Any = np.float32, folded: bool = True) -> None:
+    """It computes what its layers do, and did so in one sweep if ``folded``."""
+    x, tolerance = images(dtype), 1e-5 if dtype == np.float32 else 1e-13
+    for _ in range(2):  # what is held is used the second time
+        y = model(x)
+        assert (model._in_evaluation[0]._held is not None) is folded
+        np.testing.assert_allclose(y, one_by_one(model, x), tolerance, tolerance)
+        assert y.dtype == dtype
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_sweep_is_what_the_layers_are(dtype: Any, bias: bool, affine: bool, relu: bool) -> None:
+    assert_same(block(dtype, bias, affine, relu), dtype)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Conv2d(4, 6, 3, rng=0)],
+        lambda: [nn.Conv2d(4, 6, 3, rng=0), nn.ReLU()],
+        lambda: [nn.Conv2d(4, 6, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2)],
+        lambda: [nn.Conv2d(4, 6, 3, rng=0), nn.MaxPool2d(2), nn.ReLU()],
+        lambda: [nn.Conv2d(4, 6, 3, stride=2, groups=2, rng=0), nn.BatchNorm2d(6), nn.Conv2d(6, 3, 1, rng=1)],
+        lambda: [nn.ReLU(), nn.Conv2d(4, 6, 3, dilation=2, padding="same", rng=0), nn.ReLU(), nn.ReLU()],
+        lambda: [nn.Conv2d(4, 6, 3, rng=0), nn.BatchNorm2d(6), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten()],
+        lambda: [nn.Flatten(), nn.Linear(252, 20, rng=0), nn.ReLU(), nn.Linear(20, 3, rng=0), nn.ReLU()],
+    ],
+)
+def test_layers_of_every_order(layers: Callable[[], list[nn.Module]]) -> None:
+    model, x = nn.Sequential(*layers()), images()
+    wanted = one_by_one(model.eval(), x)
+    np.testing.assert_allclose(model(x), wanted, 1e-5, 1e-5)
+    grad = np.random.default_rng(1).standard_normal(wanted.shape).astype(np.float32)
+    found = model.backward(grad)
+    gradients = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    for layer in reversed(model.layers):
+        grad = layer.backward(grad)
+    np.testing.assert_allclose(found, grad, 1e-5, 1e-5)
+    for a, b in zip(gradients, model.parameters(), strict=True):
+        np.testing.assert_allclose(a, b.grad, 1e-4, 1e-5)
+
+
+CHANGES: dict[str, Callable[[Any, Any], Any]] = {
+    "a weight in place": lambda conv, norm: conv.weight.data.__setitem__((3, 1, 2, 2), 9),
+    "the sign of a zero": lambda conv, norm: conv.weight.data.__setitem__(..., -0.0),
+    "a bias in place": lambda conv, norm: conv.bias.data.__iadd__(9),
+    "another weight": lambda conv, norm: setattr(conv.weight, "data", conv.weight.data[::-1].copy()),
+    "another parameter": lambda conv, norm: setattr(conv, "weight", nn.Parameter(conv.weight.data * 2)),
+    "no bias": lambda conv, norm: setattr(conv, "bias", None),
+    "gamma": lambda conv, norm: norm.weight.data.__imul__(3),
+    "beta": lambda conv, norm: norm.bias.data.__iadd__(3),
+    "mean": lambda conv, norm: norm.running_mean.__iadd__(1),
+    "variance": lambda conv, norm: norm.running_var.__imul__(4),
+    "eps": lambda conv, norm: setattr(norm, "eps", 1.0),
+    "padding": lambda conv, norm: setattr(conv, "padding", 0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_noticed(change: str) -> None:
+    model = block()
+    before = model(images())
+    CHANGES[change](model[0], model[1])
+    assert_same(model)
+    assert before.shape != model(images()).shape or not np.allclose(before, model(images()))
+
+
+def test_nothing_is_packed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = block(), []
+    monkeypatch.setattr(folding, "prepack", lambda weight: calls.append(1) or numbaconv.prepack(weight))
+    for seed in range(4):
+        model(images(seed=seed))
+    assert len(calls) == 1
+
+
+def test_training_and_evaluation_follow_each_other() -> None:
+    model = nn.models.resnet20(in_channels=4, image_size=8, rng=0)
+    trainer, x = nn.Trainer(model, nn.SGD(0.1)), images()[:, :, :7, :8]
+    x = np.pad(x, ((0, 0), (0, 0), (0, 1), (0, 0)))
+    for _ in range(3):
+        model.eval()
+        wanted = copy.deepcopy(model)
+        for module in wanted.modules():
+            if isinstance(module, nn.Sequential):
+                module._in_evaluation = module._in_training
+        np.testing.assert_allclose(model(x), wanted(x), 1e-4, 1e-4)
+        model.train()
+        trainer.step(x, np.array([1, 2]))
+    first = model.layers[0]
+    assert isinstance(first, nn.Conv2d)
+
+
+def test_a_layer_that_is_still_in_training_is_not_folded() -> None:
+    model = block()
+    model[1].train()
+    before = model[1].running_mean.copy()
+    model(images())
+    assert not np.array_equal(model[1].running_mean, before)
+    assert model._in_evaluation[0]._held is None
+    model[1].eval()
+    model(images())
+    assert model._in_evaluation[0]._held is not None
+    model[0].train()
+    model(images())
+    assert model._in_evaluation[0]._held is None
+
+
+def test_without_running_statistics_nothing_is_folded() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, rng=0), nn.BatchNorm2d(8, track_running_stats=False)).eval()
+    assert_same(model, folded=False)
+
+
+def test_what_overflows_is_not_folded() -> None:
+    model = block()
+    model[0].weight.data[:] = 1e30
+    model[1].running_var[:] = 1e-30
+    model[1].eps = 0.0
+    x = images() * np.float32(1e-30)
+    np.testing.assert_array_equal(model(x), one_by_one(model, x))
+    assert np.isfinite(model(x)).all()
+
+
+def test_weights_that_are_not_finite_are_not_folded() -> None:
+    model = block()
+    model[0].weight.data[2, 0, 0, 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(np.isnan(model(images())), np.isnan(one_by_one(model, images())))
+
+
+def test_layers_that_do_not_fit_say_so() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(7)).eval()
+    with pytest.raises(ValueError, match=r"\(N, 7, H, W\)"):
+        model(images())
+    with pytest.raises(ValueError, match="takes 4"):
+        block()(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_weights_that_kernels_do_not_take_as_they_are() -> None:
+    model = block()
+    model[0].weight.data = np.asfortranarray(model[0].weight.data)
+    assert_same(model, folded=False)
+    model[0].weight.data = np.ascontiguousarray(model[0].weight.data)
+    model[0].weight.data.flags.writeable = False
+    assert_same(model, folded=False)
+
+
+def test_copies_hold_nothing_that_was_made_of_the_weights() -> None:
+    model = block()
+    model(images())
+    size = len(pickle.dumps(block()))
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other._in_evaluation[0]._held is None
+        assert other._in_evaluation[0].conv is other[0]
+        np.testing.assert_array_equal(other(images()), model(images()))
+    assert len(pickle.dumps(model)) == size
+
+
+def test_the_result_is_new_every_time() -> None:
+    model = block()
+    first, second = model(images()), model(images())
+    assert not np.shares_memory(first, second)
+    first[:] = 7
+    assert_same(model)
+
+
+def test_subclasses_are_run_as_they_are() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: np.ndarray) -> np.ndarray:  # type: ignore[override]
+            return 2 * super().forward(x)
+
+    class Shifted(nn.BatchNorm2d):
+        def forward(self, x: np.ndarray) -> np.ndarray:  # type: ignore[override]
+            return super().forward(x) + 1
+
+    for training in (True, False):
+        model = nn.Sequential(Doubled(4, 8, 3, rng=0), Shifted(8), nn.ReLU()).train(training)
+        other = copy.deepcopy(model)
+        np.testing.assert_array_equal(model(images()), one_by_one(other, images()))
+
+
+@pytest.fixture(autouse=True)
+def _plans() -> Any:
+    yield
+    forget_plans()
