@@ -82,8 +82,8 @@ def conv2d(
     layout : "NCHW" or "NHWC"
         The order of the dimensions of all arrays.
     algorithm : "auto", "direct" or "winograd"
-        Which kernel to use. "winograd" serves kernels of 3 x 3 and 5 x 5, with stride 1 and dilation 1; "auto" takes
-        what is fastest, unless :func:`numbaconv.set_algorithm` says otherwise. See the notes for infinity and NaN.
+        Which kernel to use. "winograd" serves kernels of 3 x 3 and 5 x 5, with stride 1 and dilations up to 4; "auto"
+        takes what is fastest, unless :func:`numbaconv.set_algorithm` says otherwise. See also the notes.
     out : ndarray, optional
         Array to write the output to, of its shape and dtype, that shares no memory with the other arguments.
 

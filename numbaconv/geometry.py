@@ -27,6 +27,8 @@ Pads: TypeAlias = tuple[Pair, Pair]
 Algorithm: TypeAlias = Literal["auto", "direct", "winograd"]
 
 LAYOUTS = ("NCHW", "NHWC")
+#: The largest dilation that Winograd's algorithm serves: a tile reaches over so many times the pixels.
+WINOGRAD_DILATION = 4
 ALGORITHMS = ("auto", "direct", "winograd")
 #: The largest stride, padding or dilation that is taken: offsets made of them must fit into 64 bits.
 LARGEST_PARAMETER = 2**31 - 1
@@ -323,10 +325,10 @@ def check_algorithm(algorithm: Any, geometry: Conv2dGeometry) -> Algorithm:
         raise ValueError(f'algorithm={algorithm!r} is unknown: it is "auto", "direct" or "winograd"')
     if algorithm == "winograd":
         g = geometry
-        if (g.KH, g.KW) not in ((3, 3), (5, 5)) or (g.SH, g.SW, g.DH, g.DW) != (1, 1, 1, 1):
+        if (g.KH, g.KW) not in ((3, 3), (5, 5)) or (g.SH, g.SW) != (1, 1) or max(g.DH, g.DW) > WINOGRAD_DILATION:
             raise ValueError(
-                f'algorithm="winograd" serves 3 x 3 and 5 x 5 kernels with stride 1 and dilation 1, got kernel '
-                f"{(g.KH, g.KW)}, stride {(g.SH, g.SW)}, dilation {(g.DH, g.DW)}"
+                f'algorithm="winograd" serves 3 x 3 and 5 x 5 kernels with stride 1 and dilations up to '
+                f"{WINOGRAD_DILATION}, got kernel {(g.KH, g.KW)}, stride {(g.SH, g.SW)}, dilation {(g.DH, g.DW)}"
             )
     return algorithm  # type: ignore[return-value]
 

@@ -260,6 +260,7 @@ class Kind(NamedTuple):
     strides: Sequence[int] = (1, 2, 3, 1, 2, 5)
     square: bool = False  # kernels are as high as wide
     dilations: Sequence[int] = (1, 1, 1, 2, 3)
+    far: bool = True  # sometimes, taps are so far apart that most of them find nothing but padding
 
 
 def make_case(
@@ -299,8 +300,7 @@ def _axis(choose: Choose, kind: Kind, sizes: Sequence[int], same: bool, far: int
     dilation = _pick(choose, kind.dilations)
     if same:
         return _Axis(max(1, size * stride - choose(0, stride - 1)), kernel, stride, 0, 0, dilation)
-    # taps so far apart that most of them find nothing but padding
-    if len(kind.dilations) > 1 and choose(0, 5) == 0:
+    if kind.far and choose(0, 5) == 0:
         dilation = _pick(choose, (7, 40, far))
         reach = dilation * (kernel - 1)
         before = min(reach, choose(0, kernel - 1) * dilation + choose(0, 2))
@@ -349,7 +349,9 @@ def _tiled_channels(choose: Choose, most: int, lanes: int) -> tuple[int, int, in
 
 GENERAL_KIND = Kind(_channels)
 #: Wide enough for more tiles in a row than are transformed together.
-_TILED = Kind(_tiled_channels, (*WIDTHS, 31, 230, 300), (3, 3, 5), (1,), square=True, dilations=(1,))
+_TILED = Kind(
+    _tiled_channels, (*WIDTHS, 31, 230, 300), (3, 3, 5), (1,), square=True, dilations=(1, 1, 1, 2, 3, 4), far=False
+)
 #: What only some cases can be planned in.
 KINDS = {
     # The windows of taps that have loops of their own, what lies between them, and what is more than one window. With

@@ -280,7 +280,7 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
     monkeypatch.setitem(planning.FORMS, "direct", tuple(forms))
     taken: Counter[tuple[str, str]] = Counter()
     forget_plans()
-    for case in (case for form in FORMS for case in random_cases(8, 40, 4_000_000, FLOATS, form=form)):
+    for case in (case for form in FORMS for case in random_cases(8, 60, 4_000_000, FLOATS, form=form)):
         for name, plan in plans(case):
             forget_plans()
             asked = [form.asked.pop() for form in forms]
@@ -293,7 +293,7 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
             g = case.geometry
             if not g.G == g.IC == g.OC > 1:
                 assert costs[2] == math.inf, said
-            if (g.KH, g.KW) not in ((3, 3), (5, 5)) or (g.SH, g.SW, g.DH, g.DW) != (1, 1, 1, 1):
+            if (g.KH, g.KW) not in ((3, 3), (5, 5)) or (g.SH, g.SW) != (1, 1) or max(g.DH, g.DW) > 4:
                 assert set(costs[3:]) <= {math.inf}, said
             best = forms[costs.index(min(costs))].form  # the first of equals
             assert plan.kernel is KERNELS[best][name == "weight gradient"], said

@@ -441,14 +441,14 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     (heights,) = plan.tables
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     assert (n.OH, n.OW) == (H, W)
-    check_tiles(n)
+    check_tiles(n, g)
     units, points = int(n.units), int(n.points) ** 2
     assert units == g.N * n.tall * n.strips
     assert n.tasks == n.G * (n.blocks if n.by_blocks else units)
     assert plan.threads <= n.tasks
 
     # register tiles: every tile of a batch is in one, and they hang over its end by less than one
-    most = int(n.batch * n.strip)
+    most = int(n.batch * n.strip * n.phases)
     beyond = 0
     for tiles in range(1, most + 1):
         left = tiles
@@ -458,7 +458,7 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
         beyond = max(beyond, tiles - left)
 
     # what a point takes: the transformed input, with whole vectors of channels; weights; sums
-    tiles = units * int(n.wide) if n.by_blocks else most
+    tiles = units * int(n.wide * n.phases) if n.by_blocks else most
     channels = -(-n.ICG // n.lanes) * n.lanes
     assert channels <= n.pitch
     assert (tiles - 1) * n.pitch + channels <= n.input_point
@@ -468,8 +468,8 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert points * n.weight_point <= n.block_size
 
     rows, blocks = min(n.batch, n.tall), n.G * n.blocks
-    slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
-    stage = min(rows * n.tile, n.OH) * min(n.strip * n.tile, n.OW) * n.width if n.y_c != 1 else 0
+    slab = n.DH * ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
+    stage = min(rows * n.tile * n.DH, n.OH) * min(n.strip * n.tile * n.DW, n.OW) * n.width if n.y_c != 1 else 0
     taps = n.side**2 * n.lanes * n.width
     inputs, weights = (n.inputs, points * n.input_point), (n.weights, points * n.weight_point)
     assert n.own == plan.own
@@ -524,14 +524,16 @@ def assert_shared_once(n: Any, threads: int) -> None:
     assert done == list(range(total))
 
 
-def check_tiles(n: Any) -> None:
-    """Tiles cover the output, strips its tiles, and the points of a strip are in the columns of its slab."""
+def check_tiles(n: Any, g: Conv2dGeometry) -> None:
+    """Tiles cover every phase of the output, strips its tiles, and the columns of a slab the points of a strip."""
     assert n.tile in winograd.TILES[int(n.side)]
     assert n.points == n.tile + n.side - 1
-    assert (n.tall - 1) * n.tile < n.OH <= n.tall * n.tile
-    assert (n.wide - 1) * n.tile < n.OW <= n.wide * n.tile
+    assert n.row_tiles == n.wide * n.phases
+    assert (n.DH, n.DW, n.phases) == (g.DH, g.DW, g.DH * g.DW)
+    assert (n.tall - 1) * n.tile * n.DH < n.OH <= n.tall * n.tile * n.DH
+    assert (n.wide - 1) * n.tile * n.DW < n.OW <= n.wide * n.tile * n.DW
     assert (n.strips - 1) * n.strip < n.wide <= n.strips * n.strip
-    assert (n.strip - 1) * n.tile + n.points <= n.columns
+    assert n.DW * ((n.strip - 1) * n.tile + n.points) <= n.columns
     assert n.batch >= 1
 
 
@@ -557,17 +559,17 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     n = record(plan)
     taps, registers = plan.tables
     assert (n.OH, n.OW) == (g.OH, g.OW)
-    check_tiles(n)
+    check_tiles(n, g)
     assert n.units == g.N * n.tall * n.strips
     assert plan.threads <= n.tasks
-    points, most = int(n.points) ** 2, int(n.batch * n.strip)
+    points, most = int(n.points) ** 2, int(n.batch * n.strip * n.phases)
 
     assert [start + p for start, _, exist in registers for p in range(exist)] == list(range(n.ICG))
     assert all(height in HEIGHTS for _, height, _ in registers)
     beyond = max(start + height for start, height, _ in registers)
     shares = [(s + 1) * n.blocks // n.splits - s * n.blocks // n.splits for s in range(n.splits)]
     assert max(shares) * n.width <= n.z_pitch
-    tiles = int(n.units * n.wide) if n.by_blocks else most
+    tiles = int(n.units * n.wide * n.phases) if n.by_blocks else most
     channels = -(-n.ICG // n.lanes) * n.lanes
     assert channels <= n.pitch
     assert (tiles - 1) * n.pitch + max(channels, beyond) <= n.input_point
@@ -577,9 +579,9 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert n.side**2 * n.ICG * n.width <= n.block_size
 
     rows = min(n.batch, n.tall)
-    slab = ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
+    slab = n.DH * ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
     gradients = min(n.OCG, max(shares) * n.width)
-    gradient_slab = rows * n.tile * n.strip * n.tile * gradients + -gradients % n.lanes
+    gradient_slab = rows * n.tile * n.strip * n.tile * n.phases * gradients + -gradients % n.lanes
     inputs = points * n.input_point
     assert n.own == plan.own
     assert_apart(

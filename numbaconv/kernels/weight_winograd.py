@@ -68,11 +68,15 @@ WEIGHT_WINOGRAD = record(
     "gradient_point",
     "sum_point",
     "sum_block",  # elements of the sums from a block to the next
-    "tall",  # rows of tiles of an image
+    "tall",  # rows of tiles of a phase of an image
     "wide",  # tiles of such a row
+    "row_tiles",  # tiles of a row, of all phases
     "strip",  # tiles of a row that are transformed together
     "strips",  # of an image
     "batch",  # so many rows of strips are transformed together
+    "DH",  # rows and columns from a tap to the next
+    "DW",
+    "phases",  # DH * DW: the taps of a pixel find pixels of one phase only
     "top",  # input row and column that output pixel (0, 0) reaches first
     "left",
     "columns",  # of a slab of the input
@@ -124,7 +128,7 @@ def _prepare(x, scratch, plan, thread, threads):
     while unit < end:
         g, first = unit // plan.units, unit % plan.units
         batch = min(min(end, (g + 1) * plan.units) - unit, plan.batch)
-        to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.wide * plan.pitch
+        to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
         transform_images(x, scratch, own, to, plan, g, first, batch)
         unit += batch
 
@@ -141,7 +145,8 @@ def _sum_share(x, z, scratch, plan, tiles, thread, threads):
         while unit < end:
             batch = min(end - unit, plan.batch)
             if plan.by_blocks:
-                inputs = plan.inputs + g * plan.points * plan.points * plan.input_point + unit * plan.wide * plan.pitch
+                inputs = plan.inputs + g * plan.points * plan.points * plan.input_point
+                inputs += unit * plan.row_tiles * plan.pitch
             else:
                 inputs = own + plan.inputs
                 transform_images(x, scratch, own, inputs, plan, g, unit, batch)
@@ -164,19 +169,22 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
         n, strip, first = unit // (plan.tall * plan.strips), unit // plan.tall % plan.strips, unit % plan.tall
         rows = min(plan.tall - first, end - unit)
         columns = min(plan.strip, plan.wide - strip * plan.strip)
-        width = columns * plan.tile
+        height, width = rows * plan.tile * plan.DH, columns * plan.tile * plan.DW
         pack_slab(
             z, n * plan.z_n + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH,
-            plan.OW, scratch, own, first * plan.tile, rows * plan.tile, strip * plan.strip * plan.tile, width, 1, 0,
-            channels, plan.lanes,
+            plan.OW, scratch, own, first * plan.tile * plan.DH, height, strip * plan.strip * plan.tile * plan.DW, width,
+            1, 0, channels, plan.lanes,
         )  # fmt: skip
-        for row in range(rows):
+        for row in range(rows * plan.phases):
+            oh = row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH
             for column in range(columns):
-                pixel = own + (row * width + column) * plan.tile * channels
+                ow = column * plan.tile * plan.DW + row % plan.DW
+                pixel = own + (oh * width + ow) * channels
                 to = own + plan.gradients + tiles * plan.z_pitch
                 for channel in range(0, channels, plan.lanes):
                     transform_taps(
-                        plan.points, plan.tile, scratch, pixel + channel, width * channels, channels,
+                        plan.points, plan.tile, scratch, pixel + channel, plan.DH * width * channels,
+                        plan.DW * channels,
                         scratch, to + channel, plan.gradient_point,
                     )  # fmt: skip
                 tiles += 1

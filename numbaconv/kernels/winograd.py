@@ -26,6 +26,9 @@ block of output channels when it comes to it::
                 U[point][channel][lanes] = G x taps x G.T                  (transforms.transform_taps)
                 for each block of tiles: M = V x U, and the target pixels from M, as above
 
+With a dilation, an output pixel depends on none but the input pixels of one *phase*: those that agree modulo the
+dilation. So each phase is cut into tiles of its own, whose pixels lie ``DH`` rows and ``DW`` columns apart.
+
 As in :mod:`numbaconv.kernels.correlation`, "input" and "output" are the correlation's, and the input gradient is one
 whose weights are turned by 180 degrees.
 """
@@ -78,11 +81,15 @@ WINOGRAD = record(
     "input_point",  # elements from a point to the next, of the transformed input, weights, and the sums
     "weight_point",
     "sum_point",
-    "tall",  # rows of tiles of an image
+    "tall",  # rows of tiles of a phase of an image
     "wide",  # tiles of such a row
+    "row_tiles",  # tiles of a row, of all phases
     "strip",  # tiles of a row that are transformed together
     "strips",  # of an image
     "batch",  # so many rows of strips are transformed together
+    "DH",  # rows and columns from a tap to the next
+    "DW",
+    "phases",  # DH * DW: the taps of a pixel find pixels of one phase only
     "top",  # input row and column that output pixel (0, 0) reaches first
     "left",
     "columns",  # of a slab
@@ -122,7 +129,7 @@ def _prepare(x, w, packed, scratch, plan, thread, threads):
         while unit < end:
             g, first = unit // plan.units, unit % plan.units
             batch = min(min(end, (g + 1) * plan.units) - unit, plan.batch)
-            to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.wide * plan.pitch
+            to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
             transform_images(x, scratch, own, to, plan, g, first, batch)
             unit += batch
     else:
@@ -193,8 +200,8 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
             for unit in range(0, group, plan.batch):
                 batch = min(group - unit, plan.batch)
                 _multiply(
-                    scratch, inputs + unit * plan.wide * plan.pitch, scratch, own + plan.weights, own + plan.sums,
-                    plan, block % plan.blocks, batch * plan.wide, heights,
+                    scratch, inputs + unit * plan.row_tiles * plan.pitch, scratch, own + plan.weights, own + plan.sums,
+                    plan, block % plan.blocks, batch * plan.row_tiles, heights,
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, g, block % plan.blocks, unit, batch)
     else:
@@ -224,16 +231,18 @@ def transform_images(x, scratch, own, to, plan, g, task, batch):
         columns = min(plan.strip, plan.wide - strip * plan.strip)
         pack_slab(
             x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
-            scratch, own, plan.top + first * plan.tile, (rows - 1) * plan.tile + plan.points,
-            plan.left + strip * plan.strip * plan.tile, plan.columns, 1, 0, plan.ICG, plan.lanes,
+            scratch, own, plan.top + first * plan.tile * plan.DH, ((rows - 1) * plan.tile + plan.points) * plan.DH,
+            plan.left + strip * plan.strip * plan.tile * plan.DW, plan.columns, 1, 0, plan.ICG, plan.lanes,
         )  # fmt: skip
-        for row in range(rows):
+        for row in range(rows * plan.phases):
+            oh = row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH
             for column in range(columns):
-                pixel = own + (row * plan.columns + column) * plan.tile * plan.ICG
+                ow = column * plan.tile * plan.DW + row % plan.DW
+                pixel = own + (oh * plan.columns + ow) * plan.ICG
                 here = to + tiles * plan.pitch
                 for channel in range(0, plan.ICG, plan.lanes):
                     transform_input(
-                        plan.points, scratch, pixel + channel, plan.columns * plan.ICG, plan.ICG,
+                        plan.points, scratch, pixel + channel, plan.DH * plan.columns * plan.ICG, plan.DW * plan.ICG,
                         scratch, here + channel, plan.input_point,
                     )  # fmt: skip
                 tiles += 1
@@ -295,17 +304,19 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
         n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
         rows = min(plan.tall - first, end - task)
         tiles = min(plan.strip, plan.wide - strip * plan.strip)
-        oh, ow = first * plan.tile, strip * plan.strip * plan.tile
-        height, width = min(rows * plan.tile, plan.OH - oh), min(tiles * plan.tile, plan.OW - ow)
+        oh, ow = first * plan.tile * plan.DH, strip * plan.strip * plan.tile * plan.DW
+        height, width = min(rows * plan.tile * plan.DH, plan.OH - oh), min(tiles * plan.tile * plan.DW, plan.OW - ow)
         target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
         if plan.y_c == 1:
             _transform_strip(
-                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own, source, plan, height, width
+                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own, source, plan, height, width,
+                rows, tiles,
             )  # fmt: skip
         else:
             pitch = plan.width
             _transform_strip(
-                bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own, source, plan, height, width
+                bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own, source, plan, height, width,
+                rows, tiles,
             )  # fmt: skip
             if plan.strips == 1:  # rows follow each other in the output
                 unpack_tile(
@@ -317,22 +328,26 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
                         scratch, own + row * width * pitch, pitch, width, count, y, target + row * plan.y_h, plan.y_c,
                         plan.y_w, plan.lanes,
                     )  # fmt: skip
-        source += rows * tiles * plan.width
+        source += rows * tiles * plan.phases * plan.width
         task += rows
 
 
 @inlined
 def _transform_strip(
-    bias, first, to, start, row, column, channels, scratch, own, source, plan, height, width
+    bias, first, to, start, line, pixel, channels, scratch, own, source, plan, height, width, rows, columns
 ):  # fmt: skip
-    """Transform some rows of tiles; ``height`` x ``width`` pixels of them exist."""
-    for oh in range(0, height, plan.tile):
-        for ow in range(0, width, plan.tile):
-            for lane in range(0, channels, plan.lanes):
-                transform_sums(
-                    plan.tile, plan.points, scratch, source + lane, plan.sum_point,
-                    to, start + oh * row + ow * column + lane, row, column,
-                    min(plan.tile, height - oh), min(plan.tile, width - ow), channels - lane, bias,
-                    first + lane, plan.relu,
-                )  # fmt: skip
+    """Transform some rows of tiles, of all phases; ``height`` x ``width`` pixels of them exist."""
+    for row in range(rows * plan.phases):
+        oh = row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH
+        tall = min(plan.tile, -(-(height - oh) // plan.DH))
+        for column in range(columns):
+            ow = column * plan.tile * plan.DW + row % plan.DW
+            wide = min(plan.tile, -(-(width - ow) // plan.DW))
+            if tall > 0 and wide > 0:
+                for lane in range(0, channels, plan.lanes):
+                    transform_sums(
+                        plan.tile, plan.points, scratch, source + lane, plan.sum_point,
+                        to, start + oh * line + ow * pixel + lane, plan.DH * line, plan.DW * pixel,
+                        tall, wide, channels - lane, bias, first + lane, plan.relu,
+                    )  # fmt: skip
             source += plan.width

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbaconv import simd
+from numbaconv.geometry import WINOGRAD_DILATION
 from numbaconv.kernels.tiles import HEIGHTS, TALL
 from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
 from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
@@ -40,6 +41,7 @@ class Cut(NamedTuple):
     wide: int
     strip: int
     strips: int
+    phases: int
     lanes: int
     width: int
     blocks: int
@@ -49,19 +51,19 @@ class Cut(NamedTuple):
 def cuts(work: Correlation) -> list[Cut]:
     """The ways that there are kernels for."""
     g = work.g
-    serves = g.KH == g.KW and (g.SH, g.SW, g.DH, g.DW) == (1, 1, 1, 1)
+    serves = g.KH == g.KW and (g.SH, g.SW) == (1, 1) and max(g.DH, g.DW) <= WINOGRAD_DILATION
     return [_cut(work, tile) for tile in TILES.get(g.KH, ())] if serves else []
 
 
 def _cut(work: Correlation, tile: int) -> Cut:
-    """For tiles of ``tile`` x ``tile`` output pixels."""
-    side, lanes = work.g.KH, simd.lanes(work.dtype)
-    tall, wide = -(-work.target.H // tile), -(-work.target.W // tile)
-    strips = -(-wide // STRIP)
+    """For tiles of ``tile`` x ``tile`` output pixels, as many of each phase as the first needs."""
+    side, lanes, phases = work.g.KH, simd.lanes(work.dtype), work.g.DH * work.g.DW
+    tall, wide = -(-work.target.H // (work.g.DH * tile)), -(-work.target.W // (work.g.DW * tile))
+    strip = -(-wide // -(-wide // max(1, STRIP // phases)))  # as even as can be
     width = min(2, -(-work.OCG // lanes)) * lanes
     return Cut(
-        side, tile, tile + side - 1, tall, wide, -(-wide // strips), strips, lanes, width, -(-work.OCG // width),
-        round_up(work.ICG, lanes),
+        side, tile, tile + side - 1, tall, wide, strip, -(-wide // strip), phases, lanes, width,
+        -(-work.OCG // width), round_up(work.ICG, lanes),
     )  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def _cost(work: Correlation, c: Cut) -> float:
     g = work.g
     size = (c.points / 6) ** 2
     vectors = -(-work.OCG // c.lanes)
-    tiles = g.N * c.tall * c.wide
+    tiles = g.N * c.tall * c.wide * c.phases
     products = c.points**2 * (work.ICG * vectors * (1.0 if vectors > 1 else 1.2) + 4 * vectors)
     transforms = size * (INPUT_COST * c.pitch / c.lanes + SUMS_COST * vectors)
     weights = 0 if work.packed else size * TAPS_COST * work.ICG * vectors
@@ -88,13 +90,13 @@ def plan(work: Correlation) -> Plan:
     by_blocks, points = _by_blocks(work, c), c.points**2
     units = g.N * c.tall * c.strips
     rows = _batch(work, c, (0 if by_blocks else c.pitch) + c.width, units)
-    tiles = rows * c.strip
+    tiles = rows * c.strip * c.phases
     beyond, filter_size = c.side - 1, c.side**2
-    columns = c.strip * c.tile + beyond
-    slab = (min(rows, c.tall) * c.tile + beyond) * columns * work.ICG + c.lanes
-    stage = min(rows, c.tall) * c.strip * c.tile**2 * c.width + c.width
+    columns = g.DW * (c.strip * c.tile + beyond)
+    slab = g.DH * (min(rows, c.tall) * c.tile + beyond) * columns * work.ICG + c.lanes
+    stage = min(rows, c.tall) * c.strip * c.phases * c.tile**2 * c.width + c.width
     taps = filter_size * c.lanes * c.width
-    input_point = ((g.N * c.tall * c.wide if by_blocks else tiles) + TALL) * c.pitch + c.lanes
+    input_point = ((g.N * c.tall * c.wide * c.phases if by_blocks else tiles) + TALL) * c.pitch + c.lanes
     sum_point, weight_point = (tiles + TALL) * c.width + c.lanes, work.ICG * c.width + c.lanes
     shared, own = Memory(c.lanes), Memory(c.lanes)
     own.add(max(slab, stage, taps))
@@ -114,8 +116,9 @@ def plan(work: Correlation) -> Plan:
         slabs=shared.size, own=own.size, inputs=inputs, weights=weights, sums=sums,
         tile=c.tile, points=c.points, pitch=c.pitch,
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
-        tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips,
-        batch=rows, top=-g.PT if work.forward else g.PT - beyond, left=-g.PL if work.forward else g.PL - beyond,
+        tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
+        batch=rows, DH=g.DH, DW=g.DW, phases=c.phases,
+        top=-g.PT if work.forward else g.PT - g.DH * beyond, left=-g.PL if work.forward else g.PL - g.DW * beyond,
         columns=columns, units=units, relu=int(work.relu),
         tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
@@ -133,7 +136,7 @@ def _weight_cost(work: Correlation, c: Cut) -> float:
     g = work.g
     size = (c.points / 6) ** 2
     vectors = -(-work.OCG // c.lanes)
-    tiles = g.N * c.tall * c.wide
+    tiles = g.N * c.tall * c.wide * c.phases
     parts, splits = _parts(work, c)
     rows = sum(height for _, height, _ in _registers(work))
     step = max(rows * vectors, 8) * (1.0 if vectors > 1 else 1.2)  # at least what the latency of additions allows
@@ -153,14 +156,14 @@ def weight_plan(work: Correlation) -> Plan:
     z_pitch = blocks * c.width
     units = g.N * c.tall * c.strips
     rows = _batch(work, c, (0 if by_blocks else c.pitch) + z_pitch, -(-units // parts))
-    tiles = rows * c.strip
-    columns = c.strip * c.tile + c.side - 1
+    tiles = rows * c.strip * c.phases
+    columns = g.DW * (c.strip * c.tile + c.side - 1)
     joint = min(rows, c.tall)
-    slab = (joint * c.tile + c.side - 1) * columns * work.ICG + c.lanes
-    z_slab = joint * c.tile * c.strip * c.tile * z_pitch + c.lanes
+    slab = g.DH * (joint * c.tile + c.side - 1) * columns * work.ICG + c.lanes
+    z_slab = joint * c.tile * c.strip * c.tile * c.phases * z_pitch + c.lanes
     registers = _registers(work)
     sum_block = (registers[-1][0] + registers[-1][1]) * c.width
-    input_point = (units * c.wide if by_blocks else tiles) * c.pitch + round_up(TALL, c.lanes) + c.lanes
+    input_point = (units * c.wide * c.phases if by_blocks else tiles) * c.pitch + round_up(TALL, c.lanes) + c.lanes
     gradient_point, sum_point = tiles * z_pitch + c.lanes, blocks * sum_block + c.lanes
     filter_size = c.side**2
     block_size = filter_size * work.ICG * c.width
@@ -179,8 +182,9 @@ def weight_plan(work: Correlation) -> Plan:
         by_blocks=int(by_blocks), parts=parts, slabs=shared.size, own=own.size,
         inputs=inputs, gradients=gradients, sums=sums, tile=c.tile, points=c.points,
         pitch=c.pitch, z_pitch=z_pitch, input_point=input_point, gradient_point=gradient_point, sum_point=sum_point,
-        sum_block=sum_block, tall=c.tall, wide=c.wide, strip=c.strip, strips=c.strips, batch=rows,
-        top=-g.PT, left=-g.PL, columns=columns, units=units, tasks=parts * g.G * splits,
+        sum_block=sum_block, tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
+        batch=rows, DH=g.DH, DW=g.DW, phases=c.phases, top=-g.PT, left=-g.PL,
+        columns=columns, units=units, tasks=parts * g.G * splits,
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
@@ -190,7 +194,7 @@ def weight_plan(work: Correlation) -> Plan:
 def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
     """How many partial sums there are, and into how many shares blocks are split."""
     g = work.g
-    tiles = g.N * c.tall * c.wide
+    tiles = g.N * c.tall * c.wide * c.phases
     fit = common.PARTS_BYTES // (c.side**2 * g.OC * work.ICG * work.dtype.itemsize)
     parts = common.shareable(max(1, min(common.TASKS, tiles // PART, g.N * c.tall * c.strips, fit)))
     block = c.points**2 * work.ICG * c.width * work.dtype.itemsize
@@ -205,13 +209,13 @@ def _registers(work: Correlation) -> list[tuple[int, int, int]]:
 
 def _by_blocks(work: Correlation, c: Cut) -> bool:
     """Whether the transformed input is smaller than the transformed weights, and these are not there already."""
-    return not work.packed and work.g.N * c.tall * c.wide < work.OCG and c.strips == 1
+    return not work.packed and work.g.N * c.tall * c.wide * c.phases < work.OCG and c.strips == 1
 
 
 def _batch(work: Correlation, c: Cut, channels: int, most: int) -> int:
     """How many rows of strips are transformed together, where so many transformed channels of a tile are kept."""
-    row_bytes = c.points**2 * c.strip * channels * work.dtype.itemsize
-    return max(1, min(BATCH_BYTES // row_bytes, -(-BATCH // c.strip), most))
+    row_bytes = c.points**2 * c.strip * c.phases * channels * work.dtype.itemsize
+    return max(1, min(BATCH_BYTES // row_bytes, -(-BATCH // (c.strip * c.phases)), most))
 
 
 def _turned(work: Correlation, c: Cut, splits: int) -> float:
