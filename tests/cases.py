@@ -350,7 +350,13 @@ def _tiled_channels(choose: Choose, most: int, lanes: int) -> tuple[int, int, in
 GENERAL_KIND = Kind(_channels)
 #: Wide enough for more tiles in a row than are transformed together.
 _TILED = Kind(
-    _tiled_channels, (*WIDTHS, 31, 230, 300), (3, 3, 5), (1,), square=True, dilations=(1, 1, 1, 2, 3, 4), far=False
+    _tiled_channels,
+    columns=(*WIDTHS, 31, 230, 300),
+    kernels=(3, 3, 5),
+    strides=(1,),
+    square=True,
+    dilations=(1, 1, 1, 1, 1, 2, 3, 4),
+    far=False,
 )
 #: What only some cases can be planned in.
 KINDS = {

@@ -280,7 +280,7 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
     monkeypatch.setitem(planning.FORMS, "direct", tuple(forms))
     taken: Counter[tuple[str, str]] = Counter()
     forget_plans()
-    for case in (case for form in FORMS for case in random_cases(8, 60, 4_000_000, FLOATS, form=form)):
+    for case in (case for form in FORMS for case in random_cases(8, 80, 4_000_000, FLOATS, form=form)):
         for name, plan in plans(case):
             forget_plans()
             asked = [form.asked.pop() for form in forms]

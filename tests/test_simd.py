@@ -43,6 +43,7 @@ from numbaconv.simd import (
     slide,
     spread,
     store,
+    sweep,
     transpose,
     trim,
     turn,
@@ -259,6 +260,35 @@ def test_slide_means_what_it_says(way: Callable, literals: tuple[int, ...], dtyp
             products = [a[i + (p * rows + k * along) * pitch + lane] * b[j + k * b_pitch + lane] for k in range(taps)]
             wanted[p * size + lane] = b[7 + 3 * p + lane] + sum(products)
         way(sliding(*literals))(a, i, pitch, b, j, b_pitch, got)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@cache
+def sweeping(height: int, taps: int) -> Callable:
+    """A function that sweeps ``taps`` scalars of ``b`` over ``a``, on top of a tile that is not zero."""
+
+    @numba.njit
+    def by_sweep(a, i, pitch, b, j, b_pitch, to):
+        tile = sweep(load(height, 1, b, 7, 3, 0), a, i, pitch, b, j, b_pitch, taps)
+        store(tile, to, 0, lanes_of(to), 0)
+
+    return by_sweep
+
+
+@each_dtype
+@pytest.mark.parametrize("height", [1, 3, 8])
+@pytest.mark.parametrize("taps", [1, 2, 3, 5])
+@each_way
+def test_sweep_means_what_it_says(way: Callable, taps: int, height: int, dtype: Any) -> None:
+    a, b, to = buffers(dtype)
+    size = lanes(dtype)
+    lane = np.arange(size)
+    for i, pitch, j, b_pitch in ((0, size, 0, 1), (3, size + 5, 11, 4), (5, 0, 2, 0), (1500, -size, 900, -3)):
+        wanted, got = to.copy(), to.copy()
+        for p in range(height):
+            products = [a[i + (p + k) * pitch + lane] * b[j + k * b_pitch] for k in range(taps)]
+            wanted[p * size + lane] = b[7 + 3 * p + lane] + sum(products)
+        way(sweeping(height, taps))(a, i, pitch, b, j, b_pitch, got)
         np.testing.assert_array_equal(got, wanted)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import CORRELATION, correlate
 from numbaconv.kernels.depthwise import DEPTHWISE, SHARED, correlate_depthwise
-from numbaconv.kernels.planes import PLANES, correlate_planes
+from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
 from numbaconv.kernels.weight_depthwise import WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
 from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
@@ -189,7 +189,7 @@ def check_parts(n: Any) -> None:
 def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     """The same for ``correlate_planes``."""
     n = record(plan)
-    remainders, steps, phases, rows = plan.tables
+    remainders, steps, runs, phases, rows = plan.tables
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     slab = n.ICG * n.plane
 
@@ -203,10 +203,11 @@ def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert slab <= n.stage
     assert n.stage + max(height * PLANE_TILES[height] for height in rows[:, 1]) * n.lanes <= n.own == plan.own
 
-    reached, last_of_before = set(), 0
-    for first_row, count, first_column, columns, first, last in phases:
-        assert first == last_of_before
-        last_of_before = last
+    reached, last_of_before, last_run = set(), 0, 0
+    for first_row, count, first_column, columns, first, last, first_run, end, below in phases:
+        assert (first, first_run) == (last_of_before, last_run)
+        last_of_before, last_run = last, end
+        check_runs(n, steps, runs[first_run:end], int(below), range(first, last))
         assert last > first or name == "forward"  # which has its bias to write, if nothing else
         assert count <= n.bands * n.band
         assert columns <= n.columns
@@ -218,7 +219,7 @@ def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
             reached.update((first_row + q * n.out_h, first_column + p * n.out_w) for p in range(columns))
         assert first_row + (count - 1) * n.out_h < H
         assert first_column + (columns - 1) * n.out_w < W
-    assert last_of_before == len(steps)
+    assert (last_of_before, last_run) == (len(steps), len(runs))
     assert len(reached) == sum(phase[1] * phase[3] for phase in phases)
     assert plan.fill == (len(reached) < H * W)
 
@@ -251,6 +252,14 @@ def check_steps(n: Any, remainders: np.ndarray, steps: np.ndarray, count: int, c
     assert (column + columns <= n.columns).all()
     # every channel is read by the same taps
     assert set(Counter(channel.tolist()).values()) <= {len(steps) // n.ICG}
+
+
+def check_runs(n: Any, steps: np.ndarray, runs: np.ndarray, below: int, wanted: range) -> None:
+    """Every step of a phase is in one run, as far below the step before it as a row is long."""
+    assert set(runs[:, 2].tolist()) <= set(TAPS)
+    taken = [(first + k * below, offset + k * int(n.columns)) for first, offset, taps in runs for k in range(taps)]
+    assert sorted(step for step, _ in taken) == list(wanted)
+    assert all(steps[step, 1] == offset for step, offset in taken)
 
 
 def check_pixels(n: Any, offsets: np.ndarray, vectors: int, count: int, columns: int) -> None:

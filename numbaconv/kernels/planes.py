@@ -18,7 +18,9 @@ output row through the padding into the next row (what it finds in between is no
     source   0 a b c d 0 0 e f g h 0         (one row of padding and image after the other)
     tile       [ 1 2 3 4 - - 5 6 ...         (7 pixels between the first of a row and the first of the next)
 
-Or, where rows are as long as vectors, a tile takes its vectors from rows below each other.
+Or, where rows are as long as vectors, a tile takes its vectors from rows below each other. Those of a tile of a single
+output channel then find what one tap reads for a row where the tap above it reads for the next: each vector that is
+loaded meets all taps of a column of the kernel.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from __future__ import annotations
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_filters, pack_planes, unpack_planes
 from numbaconv.kernels.records import read, record
-from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
-from numbaconv.simd import fill, outer, put, rectify, store
+from numbaconv.kernels.tiles import MIDDLE, PLANE_TILES, SHORT, TALL
+from numbaconv.simd import fill, outer, put, rectify, store, sweep, turn
 
+#: Rows of a tile of a single output channel, and how many of its taps are summed together.
+ROWS, TAPS = PLANE_TILES[1], (5, 3, 2, 1)
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 PLANES = record(
     "G",  # groups
@@ -71,7 +75,9 @@ PLANES = record(
 
 
 @kernel(stages=2)
-def correlate_planes(x, w, bias, y, packed, scratch, numbers, remainders, steps, phases, rows, stage, thread, threads):
+def correlate_planes(
+    x, w, bias, y, packed, scratch, numbers, remainders, steps, runs, phases, rows, stage, thread, threads
+):  # fmt: skip
     """Fill ``y``; all arrays of elements are flat, and ``bias`` is filled up by zeros.
 
     The first stage packs the weights ``w`` to ``packed``, which may be the beginning of ``scratch``.
@@ -84,8 +90,12 @@ def correlate_planes(x, w, bias, y, packed, scratch, numbers, remainders, steps,
         The remainders of rows and columns that taps read.
     steps : int array (steps, 2)
         Where in a filter a weight lies, and in the slab what it is multiplied by.
-    phases : int array (phases, 6)
-        First row and rows, first column and columns of the phase's pixels; its steps.
+    runs : int array (runs, 3)
+        The same steps, those together that read rows of a part below each other: the first of them, where in the slab
+        it reads, how many they are.
+    phases : int array (phases, 9)
+        First row and rows, first column and columns of the phase's pixels; its steps; its runs; from a step of a run
+        to the next.
     rows : int array (tiles, 3)
         First output channel of the tile's rows, how many rows it has, how many of them exist.
     """
@@ -94,15 +104,15 @@ def correlate_planes(x, w, bias, y, packed, scratch, numbers, remainders, steps,
         for tile in share(plan.G * len(rows), thread, threads):
             _pack_weights(w, packed, plan, steps, rows, tile)
     if stage != 0:
-        _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, phases, rows, thread, threads)
+        _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, runs, phases, rows, thread, threads)
 
 
 @routine
-def _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, phases, rows, thread, threads):
+def _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, runs, phases, rows, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
-        _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, phases, rows, task)
+        _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, runs, phases, rows, task)
 
 
 @routine
@@ -117,7 +127,7 @@ def _pack_weights(w, packed, plan, steps, rows, tile):
 
 
 @inlined
-def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, phases, rows, task):
+def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, runs, phases, rows, task):
     """One task: a band of rows, all output channels of a group, all phases."""
     n = task // (plan.G * plan.bands)
     g = task // plan.bands % plan.G
@@ -132,9 +142,15 @@ def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, p
         count = min(plan.band, phases[phase, 1] - first)
         row = target + (phases[phase, 0] + first * plan.out_h) * plan.y_h + phases[phase, 2] * plan.y_w
         for tile in range(len(rows)):
-            _correlate_phase(
-                bias, y, row, packed, scratch, own, plan, steps, phases, phase, count, g * plan.heights, rows, tile
-            )
+            channel, to = g * plan.heights + rows[tile, 0], row + rows[tile, 0] * plan.y_c
+            if plan.stacked and rows[tile, 1] == 1:
+                _correlate_plane(
+                    bias, y, to, packed, channel * len(steps), scratch, own, plan, runs, phases, phase, count, channel
+                )
+            else:
+                _correlate_phase(
+                    bias, y, to, packed, scratch, own, plan, steps, phases, phase, count, channel, rows, tile
+                )
 
 
 @routine
@@ -142,8 +158,6 @@ def _correlate_phase(
     bias, y, target, packed, scratch, own, plan, steps, phases, phase, count, channel, rows, tile
 ):  # fmt: skip
     """All pixels of one phase in ``count`` rows, for the output channels of one tile."""
-    channel += rows[tile, 0]
-    target += rows[tile, 0] * plan.y_c
     height, exist, columns = rows[tile, 1], rows[tile, 2], phases[phase, 3]
     weights = channel * len(steps) + phases[phase, 4] * height
     vectors = _vectors(height)
@@ -187,6 +201,37 @@ def _correlate_phase(
         else:
             column += vectors * plan.lanes
             row, column = row + column // plan.columns, column % plan.columns
+
+
+@routine
+def _correlate_plane(
+    bias, y, target, packed, weights, scratch, own, plan, runs, phases, phase, count, channel
+):  # fmt: skip
+    """The same for a single output channel, with vectors from rows below each other."""
+    columns, y_h, below = phases[phase, 3], plan.out_h * plan.y_h, phases[phase, 8]
+    for row in range(0, count, ROWS):
+        for column in range(0, columns, plan.lanes):
+            source = own + row * plan.columns + column
+            tile = turn(fill(1, ROWS, bias, channel))
+            for run in range(phases[phase, 6], phases[phase, 7]):
+                j, i, taps = weights + runs[run, 0], source + runs[run, 1], runs[run, 2]
+                if taps == 3:
+                    tile = sweep(tile, scratch, i, plan.columns, packed, j, below, 3)
+                elif taps == 5:
+                    tile = sweep(tile, scratch, i, plan.columns, packed, j, below, 5)
+                elif taps == 2:
+                    tile = sweep(tile, scratch, i, plan.columns, packed, j, below, 2)
+                else:
+                    tile = sweep(tile, scratch, i, plan.columns, packed, j, below, 1)
+            if plan.relu:
+                tile = rectify(tile)
+            if plan.y_w * plan.out_w != 1:
+                store(tile, scratch, own + plan.stage, plan.lanes, 0)
+                _unpack(y, target, scratch, own + plan.stage, 1, plan, row, column, count, 1, columns)
+            elif row + ROWS <= count and column + plan.lanes <= columns:
+                store(tile, y, target + row * y_h + column, y_h, 0)
+            else:
+                put(tile, y, target + row * y_h + column, y_h, min(ROWS, count - row), 0, columns - column)
 
 
 @device

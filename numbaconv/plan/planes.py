@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbaconv import simd
-from numbaconv.kernels.planes import PLANES, correlate_planes
+from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import PLANE_TILES
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
 from numbaconv.plan import common
@@ -21,6 +21,8 @@ FEWEST_PARTS = 6
 PAGE = 4096
 #: Times that a step of a tile with a single row takes longer than its multiply-adds, for it loads as much as it adds.
 LOADING = 2.0
+#: The same where what is loaded meets all taps of a column of the kernel.
+SWEEPING = 1.2
 #: What reading every second pixel of a vector takes, and what reading or writing pixels further apart does.
 SECOND_COST, STRIDE_COST = 8, 50
 
@@ -41,11 +43,9 @@ def cost(work: Correlation) -> float:
     packing = _packing(work)
     total = 0.0
     for _, height, _ in _rows(work.OCG):
-        vectors = PLANE_TILES[height]
-        time = height * vectors * (LOADING if height == 1 else 1.0)
         for rows in work.rows:
             for columns in work.columns:
-                tiles = _tiles(rows.pixels, columns.pixels, packing.columns, vectors, lanes)[1]
+                _, tiles, time = _tiles(rows.pixels, columns.pixels, packing.columns, height, lanes)
                 total += tiles * (time * work.ICG * len(rows.taps) * len(columns.taps) + common.TILE_COST)
     writing = 0 if work.stride[1] == 1 else STRIDE_COST
     return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, writing))
@@ -85,9 +85,10 @@ def plan(work: Correlation) -> Plan:
     part = (height - 1 + packing.span) * columns
     plane = _plane(parts * part, work.dtype)
     rows = _rows(work.OCG)
-    stacked, _ = _tiles(height, most_columns, columns, PLANE_TILES[rows[0][1]], lanes)
+    stacked, _, _ = _tiles(height, most_columns, columns, rows[0][1], lanes)
 
     steps, phases = _steps(work, packing, part, plane)
+    runs, phases = _runs(steps, phases, columns)
     heights = sum(tile for _, tile, _ in rows)
     # The last tile may hang over the end, and reads on from there.
     stage = round_up(ICG * plane + max(PLANE_TILES.values()) * max(columns, lanes) + lanes, lanes)
@@ -103,7 +104,7 @@ def plan(work: Correlation) -> Plan:
         rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
         out_h=work.stride[0], out_w=work.stride[1], stacked=stacked, relu=int(work.relu), tasks=g.N * g.G * bands,
     )  # fmt: skip
-    tables = (table(packing.remainders, 2), steps, table(phases, 6), table(rows, 3))
+    tables = (table(packing.remainders, 2), steps, table(runs, 3), table(phases, 9), table(rows, 3))
     return common.plan(correlate_planes, PLANES, values, tables, work, work.fill, work.padded, (g.G, heights))
 
 
@@ -158,11 +159,16 @@ def _plane(elements: int, dtype: np.dtype) -> int:
     return plane + lanes if plane * dtype.itemsize % PAGE == 0 else plane
 
 
-def _tiles(rows: int, columns: int, pitch: int, vectors: int, lanes: int) -> tuple[int, int]:
-    """Whether vectors are better taken from rows below each other than along them; how many tiles there are then."""
+def _tiles(rows: int, columns: int, pitch: int, height: int, lanes: int) -> tuple[int, int, float]:
+    """Whether vectors are better taken from rows below each other than along them; how many tiles there are then.
+
+    And what a step of such a tile takes.
+    """
+    vectors = PLANE_TILES[height]
     along = -(-((rows - 1) * pitch + columns) // (vectors * lanes))
     below = -(-rows // vectors) * -(-columns // lanes)
-    return (1, below) if below <= along else (0, along)
+    time, below_time = (height * vectors * factor for factor in ((LOADING, SWEEPING) if height == 1 else (1.0, 1.0)))
+    return (1, below, below_time) if below * below_time <= along * time else (0, along, time)
 
 
 def _rows(channels: int) -> list[tuple[int, int, int]]:
@@ -195,6 +201,39 @@ def _steps(work: Correlation, packing: Packing, part: int, plane: int) -> tuple[
             phases.append((rows.first, rows.pixels, columns.first, columns.pixels, first, last))
             first = last
     return np.ascontiguousarray(np.concatenate(steps)), phases
+
+
+def _runs(
+    steps: np.ndarray, phases: list[tuple[int, ...]], pitch: int
+) -> tuple[list[tuple[int, int, int]], list[tuple[int, ...]]]:
+    """Runs of steps that read rows below each other, ``pitch`` elements apart; and the phases with theirs."""
+    runs: list[tuple[int, int, int]] = []
+    with_runs = []
+    for phase in phases:
+        first, last = phase[4:6]
+        place = {offset: step for step, offset in enumerate(steps[first:last, 1].tolist(), first)}
+        below = {step: place.get(offset + pitch) for offset, step in place.items()}
+        apart = next((after - step for step, after in below.items() if after is not None), 0)
+        begins = set(place.values()) - {after for step, after in below.items() if after == step + apart}
+        start = len(runs)
+        for step in sorted(begins):
+            length, after = 1, step
+            while below[after] == after + apart:
+                length, after = length + 1, after + apart
+            for taps in _summed(length):
+                runs.append((step, int(steps[step, 1]), taps))
+                step += taps * apart
+        with_runs.append((*phase, start, len(runs), apart))
+    return runs, with_runs
+
+
+def _summed(taps: int) -> list[int]:
+    """A run of taps as those that there are loops for."""
+    parts = []
+    while taps:
+        parts.append(next(size for size in TAPS if size <= taps))
+        taps -= parts[-1]
+    return parts
 
 
 def _offset(work: Correlation, packing: Packing, part: int, row: int, column: int) -> int:

@@ -1,10 +1,10 @@
 """A register tile for Numba: the vector vocabulary in which the kernels are written.
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
-:func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard` or
-:func:`slide`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix (:func:`linear`), and
-ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`, :func:`deal`,
-:func:`transpose` and :func:`clear` move memory.
+:func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard`,
+:func:`slide` or :func:`sweep`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix
+(:func:`linear`), and ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`,
+:func:`deal`, :func:`transpose` and :func:`clear` move memory.
 Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
@@ -36,6 +36,7 @@ from numbaconv.simd.words import (
     slide,
     spread,
     store,
+    sweep,
     transpose,
     trim,
     turn,
@@ -55,6 +56,7 @@ __all__ = [
     "outer",
     "hadamard",
     "slide",
+    "sweep",
     "dot",
     "lift",
     "rectify",

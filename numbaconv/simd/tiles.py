@@ -27,6 +27,7 @@ from numbaconv.simd.words import (
     slide,
     spread,
     store,
+    sweep,
     trim,
     turn,
     zeros,
@@ -88,6 +89,11 @@ def _type_slide(context: Any) -> Callable:
         return tile if all(isinstance(size, types.IntegerLiteral) for size in (taps, rows, along)) else None
 
     return typed
+
+
+@type_callable(sweep)
+def _type_sweep(context: Any) -> Callable:
+    return lambda tile, a, i, pitch, b, j, b_pitch, taps: tile if isinstance(taps, types.IntegerLiteral) else None
 
 
 @type_callable(store)
@@ -226,6 +232,22 @@ def _lower_slide(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
     keep_rolled(builder)
     weights = [code.load(code.pointer(right, k, b_pitch)) for k in range(taps)]
+    return _shared(code, tile, left, pitch, weights, rows, along)
+
+
+@lower_builtin(sweep, Tile, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 3)
+def _lower_sweep(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, a, i, pitch, b, j, b_pitch = args[:7]
+    code = Code(context, builder, sig.args[0])
+    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
+    keep_rolled(builder)
+    weights = [code.broadcast(code.pointer(right, k, b_pitch)) for k in range(sig.args[7].literal_value)]
+    return _shared(code, tile, left, pitch, weights, 1, 1)
+
+
+def _shared(code: Code, tile: Any, left: Any, pitch: Any, weights: list[Any], rows: int, along: int) -> Any:
+    """A tile plus the products of the weights and vectors, each of which is loaded once for all rows that take it."""
+    taps = len(weights)
     sums = [row[0] for row in code.rows(tile)]
     count = (len(sums) - 1) * rows + (taps - 1) * along + 1
     for position, here in enumerate(code.column(left, pitch, count)):

@@ -68,6 +68,20 @@ def slide(
 
 
 @silent
+def sweep(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, b_pitch: int, taps: int) -> Any:
+    """Add products of vectors and scalars, loading those vectors that neighbouring rows share but once.
+
+    ``tile[p, lane] += a[i + (p + k) * pitch + lane] * b[j + k * b_pitch]`` for each ``k`` below ``taps``, which is a
+    compile-time constant.
+    """
+    rows, width = tile.shape
+    for k in range(taps):
+        vectors = [cut(a, i + (p + k) * pitch, width) for p in range(rows)]
+        tile = tile + np.stack(vectors) * cut(b, j + k * b_pitch, 1)
+    return tile
+
+
+@silent
 def dot(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, apart: int) -> Any:
     """Add a step of the dot products of all rows and vectors.
 
