@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbaconv.jit import Kernel, device, share
-from numbaconv.simd import clear, copy, deal, move, narrow
+from numbaconv.simd import clear, copy, deal, move, narrow, widen
 
 #: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
 BAND = 2048
@@ -47,14 +47,14 @@ def _inside(w, stride, size, first, last):
 
 
 @device
-def _gather(x, plane, top, bottom, kh, kw, sizes, pixels):
-    """What one tap sees, for the windows of some rows: -infinity outside of the image."""
+def _gather(x, plane, top, bottom, kh, kw, sizes, pixels, outside):
+    """What one tap sees, for the windows of some rows: ``outside`` where it is not in the image."""
     _, C, IH, IW, _, OW, _, _, SH, SW, PH, PW, DH, DW, _ = sizes
     h, w = kh * DH - PH, kw * DW - PW
     above, below = _inside(h, SH, IH, top, bottom)
     first, end = _inside(w, SW, IW, 0, OW)
     if above > top or below < bottom or first > 0 or end < OW:
-        pixels[:] = -np.inf
+        pixels[:] = outside
     start, to = ((plane * IH + h + above * SH) * IW + w + first * SW) * C, ((above - top) * OW + first) * C
     if SW == 1:
         move(pixels, to, OW * C, x, start, SH * IW * C, below - above, (end - first) * C)
@@ -70,6 +70,33 @@ def _gather(x, plane, top, bottom, kh, kw, sizes, pixels):
 
 
 @device
+def _scatter(grad_x, plane, top, bottom, kh, kw, sizes, gradients):
+    """Add the gradients of some rows of windows to the pixels that one tap sees; write them where no other tap does."""
+    _, C, IH, IW, _, OW, _, _, SH, SW, PH, PW, DH, DW, _ = sizes
+    h, w = kh * DH - PH, kw * DW - PW
+    above, below = _inside(h, SH, IH, top, bottom)
+    first, end = _inside(w, SW, IW, 0, OW)
+    start, source = ((plane * IH + h + above * SH) * IW + w + first * SW) * C, ((above - top) * OW + first) * C
+    if _overlap(sizes):
+        for row in range(below - above):
+            here, there = source + row * OW * C, start + row * SH * IW * C
+            for k in range(end - first):
+                for c in range(C):
+                    grad_x[there + k * SW * C + c] += gradients[here + k * C + c]
+    elif SW == 1:
+        move(grad_x, start, SH * IW * C, gradients, source, OW * C, below - above, (end - first) * C)
+    elif C == 1 and SW == 2:
+        widen(grad_x, start, SH * IW, gradients, source, OW, below - above, end - first)
+    else:
+        for row in range(below - above):
+            here, there = source + row * OW * C, start + row * SH * IW * C
+            if C == 1:
+                copy(grad_x, there, SW, gradients, here, 1, end - first)
+            else:
+                move(grad_x, there, SW * C, gradients, here, C, end - first, C)
+
+
+@device
 def _first_inside(row, column, sizes):
     """The first tap of a window that is inside the image."""
     _, _, IH, IW, _, _, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
@@ -78,6 +105,13 @@ def _first_inside(row, column, sizes):
         if 0 <= h < IH and 0 <= w < IW:
             return tap
     return 0
+
+
+@device
+def _overlap(sizes):
+    """Whether a pixel may be in several windows."""
+    _, _, _, _, _, _, KH, KW, SH, SW, _, _, DH, DW, _ = sizes
+    return SH <= (KH - 1) * DH or SW <= (KW - 1) * DW
 
 
 @Kernel
@@ -93,10 +127,10 @@ def max_pool(x, y, winner, sizes, stage, thread, threads):
             bottom = min(top + band, OH)
             start, end = (plane * OH + top) * OW * C, (plane * OH + bottom) * OW * C
             best, tap, pixels = y[start:end], winner[start:end], memory[: end - start]
-            _gather(x, plane, top, bottom, 0, 0, sizes, best)
+            _gather(x, plane, top, bottom, 0, 0, sizes, best, -np.inf)
             tap[:] = 0
             for k in range(1, KH * KW):
-                _gather(x, plane, top, bottom, k // KW, k % KW, sizes, pixels)
+                _gather(x, plane, top, bottom, k // KW, k % KW, sizes, pixels, -np.inf)
                 for o in range(len(best)):
                     value, highest = pixels[o], best[o]
                     wins = (value > highest) | (value != value)
@@ -111,10 +145,21 @@ def max_pool(x, y, winner, sizes, stage, thread, threads):
 @Kernel
 def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, stage, thread, threads):
     """Each gradient of y goes to the pixel of x that won its window; ``offsets`` says where in it each tap lies."""
-    planes, C, IH, IW, OH, OW, _, _, SH, SW, PH, PW, _, _, _ = sizes
+    planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, _, _, band = sizes
+    memory = np.empty(band * OW * C, grad_y.dtype)
     for plane in share(planes, thread, threads):
         if C > 1:
             _deal(grad_y, winner, grad_x, plane, sizes)
+        elif not _overlap(sizes):
+            clear(grad_x, plane * IH * IW, IH * IW)
+            for top in range(0, OH, band):
+                bottom = min(top + band, OH)
+                start, end = (plane * OH + top) * OW, (plane * OH + bottom) * OW
+                gradients, taps, won = grad_y[start:end], winner[start:end], memory[: end - start]
+                for k in range(KH * KW):
+                    for o in range(len(won)):
+                        won[o] = gradients[o] if taps[o] == k else 0
+                    _scatter(grad_x, plane, top, bottom, k // KW, k % KW, sizes, won)
         else:
             grad_x[plane * IH * IW : (plane + 1) * IH * IW] = 0
             for oh in range(OH):
@@ -148,51 +193,31 @@ def _deal(grad_y, winner, grad_x, plane, sizes):
                     )  # fmt: skip
 
 
-@device
-def _add(to, i, i_step, source, j, j_step, count, C):
-    """Add pixels of ``C`` elements that lie some pixels apart."""
-    if C == 1:
-        for k in range(count):
-            to[i + k * i_step] += source[j + k * j_step]
-    else:
-        for k in range(count):
-            for c in range(C):
-                to[i + k * i_step * C + c] += source[j + k * j_step * C + c]
-
-
 @Kernel
 def sum_pool(x, y, sizes, stage, thread, threads):
-    """y = the sum of every window of x."""
-    planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
+    """y = the sum of every window of x, tap by tap."""
+    planes, C, _, _, OH, OW, KH, KW, _, _, _, _, _, _, band = sizes
+    memory = np.empty(band * OW * C, x.dtype)
     for plane in share(planes, thread, threads):
-        for oh in range(OH):
-            out = (plane * OH + oh) * OW
-            for o in range(out * C, (out + OW) * C):
-                y[o] = 0
-            for kh in range(KH):
-                h = oh * SH - PH + kh * DH
-                if 0 <= h < IH:
-                    for kw in range(KW):
-                        w = kw * DW - PW
-                        first, end = _inside(w, SW, IW, 0, OW)
-                        source = (plane * IH + h) * IW + w + first * SW
-                        _add(y, (out + first) * C, 1, x, source * C, SW, end - first, C)
+        for top in range(0, OH, band):
+            bottom = min(top + band, OH)
+            start, end = (plane * OH + top) * OW * C, (plane * OH + bottom) * OW * C
+            total, pixels = y[start:end], memory[: end - start]
+            _gather(x, plane, top, bottom, 0, 0, sizes, total, 0)
+            for k in range(1, KH * KW):
+                _gather(x, plane, top, bottom, k // KW, k % KW, sizes, pixels, 0)
+                for o in range(len(total)):
+                    total[o] += pixels[o]
 
 
 @Kernel
 def sum_pool_backward(grad_y, grad_x, sizes, stage, thread, threads):
-    """Each gradient of y goes to every pixel of its window."""
-    planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
+    """Each gradient of y goes to every pixel of its window, tap by tap."""
+    planes, C, IH, IW, OH, OW, KH, KW, _, _, _, _, _, _, band = sizes
     for plane in share(planes, thread, threads):
-        for i in range(plane * IH * IW * C, (plane + 1) * IH * IW * C):
-            grad_x[i] = 0
-        for oh in range(OH):
-            out = (plane * OH + oh) * OW
-            for kh in range(KH):
-                h = oh * SH - PH + kh * DH
-                if 0 <= h < IH:
-                    for kw in range(KW):
-                        w = kw * DW - PW
-                        first, end = _inside(w, SW, IW, 0, OW)
-                        target = (plane * IH + h) * IW + w + first * SW
-                        _add(grad_x, target * C, SW, grad_y, (out + first) * C, 1, end - first, C)
+        clear(grad_x, plane * IH * IW * C, IH * IW * C)
+        for top in range(0, OH, band):
+            bottom = min(top + band, OH)
+            gradients = grad_y[(plane * OH + top) * OW * C : (plane * OH + bottom) * OW * C]
+            for k in range(KH * KW):
+                _scatter(grad_x, plane, top, bottom, k // KW, k % KW, sizes, gradients)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -182,7 +181,7 @@ class AvgPool2d(_Pool2d):
         sizes = self._sizes(x)
         y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
         _launch(kernels.sum_pool, sizes, x, y)
-        divisor = self._divisor(sizes).astype(x.dtype)
+        divisor = _divisor(sizes, self.count_include_pad, self.divisor_override).astype(x.dtype)
         self._saved = Form.of(x), Form.of(y), divisor, sizes
         return np.divide(y, divisor, out=y)
 
@@ -193,17 +192,6 @@ class AvgPool2d(_Pool2d):
         grad_input = form.empty()
         _launch(kernels.sum_pool_backward, sizes, share, grad_input)
         return grad_input
-
-    def _divisor(self, sizes: PoolSizes) -> np.ndarray:
-        """``(OH, OW)``: how many pixels each window has."""
-        if self.divisor_override is not None:
-            return np.full((sizes.OH, sizes.OW), self.divisor_override)
-        axes: Sequence[tuple[int, ...]] = (
-            (sizes.IH, sizes.OH, sizes.KH, sizes.SH, sizes.PH),
-            (sizes.IW, sizes.OW, sizes.KW, sizes.SW, sizes.PW),
-        )
-        count = _taps_inside_padded if self.count_include_pad else _taps_inside
-        return np.multiply.outer(*(count(*axis) for axis in axes))
 
 
 class GlobalAvgPool2d(Module):
@@ -261,6 +249,20 @@ def _taps_inside_padded(size: int, outputs: int, taps: int, stride: int, padding
 
 
 @lru_cache(maxsize=256)
+def _divisor(sizes: PoolSizes, count_include_pad: bool, override: int | None) -> np.ndarray:
+    """``(OH, OW)``, or ``()`` where that is everywhere the same: by what the sum of each window is divided."""
+    count = _taps_inside_padded if count_include_pad else _taps_inside
+    rows = count(sizes.IH, sizes.OH, sizes.KH, sizes.SH, sizes.PH)
+    columns = count(sizes.IW, sizes.OW, sizes.KW, sizes.SW, sizes.PW)
+    divisor = np.multiply.outer(rows, columns) if override is None else np.array(override)
+    return divisor if np.ptp(divisor) else divisor.flat[0] + np.zeros((), divisor.dtype)
+
+
+#: So many planes at least are left for threads to share.
+_LEAST_PLANES = 32
+
+
+@lru_cache(maxsize=256)
 def _pool_sizes(
     shape: Shape,
     layout: Layout,
@@ -292,4 +294,19 @@ def _offsets(sizes: PoolSizes) -> np.ndarray:
 def _launch(kernel: Kernel, sizes: PoolSizes, *arrays: np.ndarray) -> None:
     """Run a kernel over the planes of some dense arrays."""
     elements = sizes.planes * sizes.inner * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW)
+    sizes = _stacked(sizes)
     launch_light(kernel, sizes.planes, elements, *map(flat, arrays), sizes)
+
+
+@lru_cache(maxsize=256)
+def _stacked(sizes: PoolSizes) -> PoolSizes:
+    """The same with fewer, higher planes, where windows fill a plane and none reaches into the next.
+
+    Small planes would take longer to begin with than to pool.
+    """
+    if sizes.PH or sizes.IH != sizes.OH * sizes.SH or _span(sizes.KH, sizes.DH) > sizes.SH:
+        return sizes
+    elements, most = sizes.OH * sizes.OW * sizes.inner, sizes.planes // _LEAST_PLANES
+    high = max((n for n in range(1, most + 1) if sizes.planes % n == 0 and n * elements <= BAND), default=1)
+    OH = sizes.OH * high
+    return sizes._replace(planes=sizes.planes // high, IH=sizes.IH * high, OH=OH, band=max(sizes.band, OH * (high > 1)))
