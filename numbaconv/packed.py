@@ -28,7 +28,7 @@ class PackedWeight:
         Bytes of the copy of the weight and of all that is held beside it.
     """
 
-    def __init__(self, weight: np.ndarray) -> None:
+    def __init__(self, weight: np.ndarray, kinds: int = KINDS) -> None:
         weight = float_array(weight, "weight")
         if 0 in shape_of(weight.shape, "weight"):
             raise ValueError(f"weight has shape {weight.shape}: every size must be at least 1")
@@ -38,6 +38,7 @@ class PackedWeight:
             self.array[...] = weight
         #: Whether it holds neither infinity nor NaN.
         self.finite = bool(np.isfinite(self.array).all())
+        self._kinds = kinds
         self._held: dict[Plan, np.ndarray] = {}
 
     @property
@@ -61,7 +62,7 @@ class PackedWeight:
         return np.array(view, dtype, copy=copy)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PackedWeight, (self.array,)
+        return PackedWeight, (self.array, self._kinds)
 
     def _find(self, plan: Plan) -> np.ndarray | None:
         """The memory that a plan's kernel packed the weight to; None if none has."""
@@ -73,7 +74,7 @@ class PackedWeight:
 
     def _keep(self, plan: Plan, memory: np.ndarray) -> None:
         """Hold what a plan's kernel has packed."""
-        held = dict(list(self._held.items())[1 - KINDS :])  # a new one: other threads may be reading the old
+        held = dict(list(self._held.items())[1 - self._kinds :])  # a new one: other threads may be reading the old
         self._held = {**held, plan: memory}
 
 

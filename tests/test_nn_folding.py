@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import FORMS, INTERPRETED, PLAIN, forget_plans, only, random_cases
 
-import numbaconv
 from numbaconv import nn
 from numbaconv import plan as planning
 from numbaconv.execution import correlate
@@ -163,7 +165,8 @@ def test_a_change_is_noticed(change: str) -> None:
 
 def test_nothing_is_packed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = block(), []
-    monkeypatch.setattr(folding, "prepack", lambda weight: calls.append(1) or numbaconv.prepack(weight))
+    usual = folding.PackedWeight
+    monkeypatch.setattr(folding, "PackedWeight", lambda *arguments: calls.append(1) or usual(*arguments))
     for seed in range(4):
         model(images(seed=seed))
     assert len(calls) == 1
@@ -272,6 +275,155 @@ def test_subclasses_are_run_as_they_are() -> None:
         model = nn.Sequential(Doubled(4, 8, 3, rng=0), Shifted(8), nn.ReLU()).train(training)
         other = copy.deepcopy(model)
         np.testing.assert_array_equal(model(images()), one_by_one(other, images()))
+
+
+def gradients(model: Any, grad: np.ndarray) -> list[np.ndarray]:
+    model.zero_grad()
+    return [model.backward(grad), *[parameter.grad for parameter in model.parameters()]]
+
+
+def test_backward_is_of_the_forward_pass_that_was() -> None:
+    model, other, x = block(), block(), images()
+    grad = np.random.default_rng(1).standard_normal((2, 8, 7, 9)).astype(np.float32)
+    other[0].forward(x)
+    wanted = grad
+    one_by_one(other, x)
+    for layer in reversed(other.layers):
+        wanted = layer.backward(wanted)
+    model(x)
+    model.train()
+    found = gradients(model, grad)
+    np.testing.assert_allclose(found[0], wanted, 1e-5, 1e-5)
+    for a, b in zip(found[1:], other.parameters(), strict=True):
+        np.testing.assert_allclose(a, b.grad, 1e-4, 1e-4)
+    assert model[0].training
+    assert model[1].training
+    assert model[1].num_batches_tracked == 0
+    np.testing.assert_array_equal(model[1].running_mean, other[1].running_mean)
+    for again, before in zip(gradients(model, grad), found, strict=True):
+        np.testing.assert_array_equal(again, before)
+
+
+def test_what_was_changed_between_forward_and_backward_is_refused() -> None:
+    model = block()
+    y = model(images())
+    model[0].weight.data *= -1
+    with pytest.raises(RuntimeError, match="changed between forward and backward"):
+        model.backward(y)
+    assert not model[0].training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model(images())
+    assert model.backward(y) is not None
+
+
+def test_a_layer_forgets_the_batch_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = block().train()
+    y = model(images())
+    model.eval()
+    model(images())
+    with pytest.raises(RuntimeError, match="before forward"):  # not the gradient of the batch in training
+        model[1].backward(y)
+
+
+def test_nothing_is_held_longer_than_it_is_of_use() -> None:
+    def step() -> Any:
+        return model._in_evaluation[0]
+
+    model = block()
+    for size in range(1, 9):
+        model(images()[:, :, :, :size])
+    assert len(step()._held.weight._held) <= 2
+    x = weakref.ref(step()._saved[0])
+    model.train()
+    model(images())
+    assert step()._held is None
+    assert x() is None
+    model.eval()
+    model(images())
+    model.astype(np.float64)
+    assert step()._held is None
+    with pytest.raises(RuntimeError, match="before forward"):
+        model.backward(np.ones((2, 8, 7, 9)))
+
+
+def test_images_of_another_dtype_are_computed_as_the_layers_do() -> None:
+    model, x = block(), images(np.float64)
+    y = model(x)
+    assert y.dtype == np.float64
+    np.testing.assert_array_equal(y, one_by_one(model, x))
+    half = images().astype(np.float16)
+    np.testing.assert_allclose(model(half), one_by_one(model, half), 1e-5, 1e-5)
+
+
+STRANGE: dict[str, Callable[[Any, Any], Any]] = {
+    "no variance": lambda conv, norm: setattr(norm, "running_var", None),
+    "one filter": lambda conv, norm: setattr(conv.weight, "data", conv.weight.data[:1].copy()),
+    "fewer filters": lambda conv, norm: setattr(conv.weight, "data", conv.weight.data[:4].copy()),
+    "more filters": lambda conv, norm: setattr(conv.weight, "data", np.ones((16, 4, 3, 3), np.float32)),
+    "a flat weight": lambda conv, norm: setattr(conv.weight, "data", conv.weight.data.ravel()),
+    "a bias of another shape": lambda conv, norm: setattr(conv.bias, "data", conv.weight.data),
+    "a list as weight": lambda conv, norm: setattr(conv.weight, "data", [1.0]),
+    "a list as mean": lambda conv, norm: setattr(norm, "running_mean", [0.0] * 8),
+    "integers": lambda conv, norm: setattr(conv.weight, "data", np.ones((8, 4, 3, 3), int)),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_what_is_strange_is_left_to_the_layers(strange: str) -> None:
+    def outcome(run: Callable[[], np.ndarray]) -> Any:
+        try:
+            with np.errstate(all="ignore"):
+                return run()
+        except (TypeError, ValueError) as error:
+            return str(error)
+
+    model = block()
+    model(images())
+    STRANGE[strange](model[0], model[1])
+    found, wanted = outcome(lambda: model(images())), outcome(lambda: one_by_one(model, images()))
+    assert model._in_evaluation[0]._held is None
+    np.testing.assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_forward_of_somebodys_own_is_called(layer: int) -> None:
+    model, seen = block(), []
+    usual = model[layer].forward
+
+    def spy(x: np.ndarray, *rest: Any, **named: Any) -> np.ndarray:
+        seen.append(x.shape)
+        return usual(x, *rest, **named)
+
+    wanted = model(images())
+    model[layer].forward = spy
+    np.testing.assert_allclose(model(images()), wanted, 1e-5, 1e-5)
+    assert len(seen) == 1
+
+
+def test_threads_that_share_a_model_get_their_own_images() -> None:
+    model = block()
+    inputs = [images(seed=seed) for seed in range(4)]
+    wanted = [model(x).tobytes() for x in inputs]
+
+    def check(thread: int) -> bool:
+        return all(model(inputs[thread].copy()).tobytes() == wanted[thread] for _ in range(20 if INTERPRETED else 500))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(check, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_state_of_steps_that_are_made_otherwise_is_taken() -> None:
+    model = block()
+    state = model.__getstate__()
+    assert not [name for name in state if "order" in name or "_in_" in name]
+    other = nn.Sequential.__new__(nn.Sequential)
+    other.__setstate__(state | {"_order": []})  # as an older version pickled them
+    np.testing.assert_array_equal(other(images()), model(images()))
 
 
 @pytest.fixture(autouse=True)

@@ -95,3 +95,21 @@ def test_batch_norm(shape, dtype) -> None:
     wanted = (x - running[0]) / np.sqrt(running[1] + 1e-5)
     wanted = wanted * layer.weight.data[:, None, None] + layer.bias.data[:, None, None]
     np.testing.assert_allclose(layer(x), wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("planes", [(16, 8), (13, 5), (1, 256), (70, 1)])
+@pytest.mark.parametrize(
+    ("kernel", "stride"), [((2, 2), (2, 2)), ((1, 3), (2, 1)), ((2, 1), (2, 3)), ((3, 2), (3, 2)), ((2, 2), (3, 2))]
+)
+def test_many_small_planes_that_windows_fill(kernel, stride, planes) -> None:
+    # They are pooled as fewer and higher ones.
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3, 4, (*planes, 3 * stride[0], 11)).astype(float)
+    grad = rng.integers(-3, 4, (*planes, 3, (11 - kernel[1]) // stride[1] + 1)).astype(float)
+    for make in (nn.MaxPool2d, nn.AvgPool2d):
+        layer = make(kernel, stride)
+        y, grad_x = layer(x), layer.backward(grad)
+        for n, c in np.ndindex(planes):
+            np.testing.assert_array_equal(layer(x[n : n + 1, c : c + 1]), y[n : n + 1, c : c + 1])
+            found = layer.backward(grad[n : n + 1, c : c + 1])
+            np.testing.assert_array_equal(found, grad_x[n : n + 1, c : c + 1])

@@ -214,7 +214,7 @@ def _correlate_plane(
             source = own + row * plan.columns + column
             tile = turn(fill(1, ROWS, bias, channel))
             for run in range(phases[phase, 6], phases[phase, 7]):
-                j, i, taps = weights + runs[run, 0], source + runs[run, 1], runs[run, 2]
+                j, i, taps = weights + runs[run, 0], source + runs[run, 1], runs[run, 2]  # taps: one of TAPS
                 if taps == 3:
                     tile = sweep(tile, scratch, i, plan.columns, packed, j, below, 3)
                 elif taps == 5:

@@ -56,8 +56,25 @@ class Sequential(Module):
         super().__init__()
         self.layers = layers
         _check_modules(self, *layers)
-        self._in_training, self._in_evaluation = _training_steps(layers), _evaluation_steps(layers)
+        self._make_steps()
+
+    def _make_steps(self) -> None:
+        self._in_training, self._in_evaluation = _training_steps(self.layers), _evaluation_steps(self.layers)
         self._order = self._in_training
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: not the steps, which follow from the layers."""
+        return {name: value for name, value in super().__getstate__().items() if name not in _STEPS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._make_steps()
+
+    def _forget(self) -> None:
+        super()._forget()
+        for step in self._in_evaluation:
+            if isinstance(step, Folded):
+                step.forget()
 
     def require_input_grad(self, needed: bool = True) -> None:
         """Pass it on to the first layers, up to the first that has parameters: what is behind it gets no gradient."""
@@ -69,8 +86,11 @@ class Sequential(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output of the last layer."""
-        self._order = self._in_training if self.training else self._in_evaluation
-        for layer in self._order:
+        order = self._in_training if self.training else self._in_evaluation
+        if self.training and self._order is not order:
+            self._forget()
+        self._order = order
+        for layer in order:
             x = layer.forward(x)
         return x
 
@@ -183,6 +203,8 @@ class _WithReLU:
         return self.layer.backward(grad_output)
 
 
+#: Attributes of a model that follow from its layers.
+_STEPS = ("_in_training", "_in_evaluation", "_order")
 _Step: TypeAlias = Module | Folded | _WithReLU
 
 
@@ -200,7 +222,7 @@ def _training_steps(layers: Sequence[Module]) -> list[_Step]:
 
 
 def _evaluation_steps(layers: Sequence[Module]) -> list[_Step]:
-    """What it runs in evaluation, where constants stand between the layers."""
+    """What a model runs in evaluation, where nothing but constants stands between a convolution and its batch norm."""
     steps: list[_Step] = []
     left = list(layers)
     while left:

@@ -8,7 +8,7 @@ the order in which the kernels read it, until one of the arrays that it was made
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from numbaconv.kernels.elementwise import alike
 from numbaconv.nn.checks import FLOATS
 from numbaconv.nn.convolution import Conv2d
 from numbaconv.nn.normalisation import BatchNorm2d
-from numbaconv.packed import PackedWeight, prepack
+from numbaconv.packed import PackedWeight
+
+#: For so many kinds of calls a weight is held packed: batches of two sizes, a last one being smaller.
+_KINDS = 2
 
 
 class _Held(NamedTuple):
@@ -29,75 +32,106 @@ class _Held(NamedTuple):
     weight: PackedWeight
     bias: np.ndarray | None
 
+    def made_of(self, arrays: tuple[np.ndarray, ...], eps: float) -> bool:
+        """Whether it was made of these arrays, and none of them has changed."""
+        same = len(arrays) == len(self.arrays) and all(map(operator.is_, arrays, self.arrays))
+        return same and eps == self.eps and bool(alike(self.bits, self.copies))
+
 
 class Folded:
     """A convolution, and a batch norm and a ReLU behind it, if there are.
 
-    Where one of them is in training, they run one after the other.
+    They run one after the other where one of them is in training, or something about them is unusual: then they say
+    what it is, or cope with it.
     """
 
     def __init__(self, conv: Conv2d, norm: BatchNorm2d | None, relu: bool) -> None:
         self.conv, self.norm, self.relu = conv, norm, relu
         self._held: _Held | None = None
-        self._x: np.ndarray | None = None
+        self._saved: tuple[np.ndarray, _Held] | None = None  # x and the weight of the last forward pass, if it was one
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: the layers, nothing that was made of them."""
-        return vars(self) | {"_held": None, "_x": None}
+    def forget(self) -> None:
+        """Hold nothing: neither a weight nor what the last forward pass saved."""
+        self._held = self._saved = None
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self._held = self._current()
-        if self._held is None:
-            self._x = None
+        x = self.conv.check_channels(x)
+        arrays = self._arrays()
+        held = self._held  # other threads may run the same model
+        if arrays is None or x.dtype != arrays[0].dtype:
+            held = None
+        elif held is None or not held.made_of(arrays, self._eps):
+            held = self._hold(arrays)
+        self._held = held
+        if held is None:
+            self._saved = None
             return self._one_by_one(x)
-        self._x = self.conv.check_channels(x)
-        weight, bias = self._held.weight, self._held.bias
-        return self.conv.convolve(self._x, weight.array, bias, self.relu, weight)[0]
+        self._saved = x, held
+        self.conv._saved = None
+        if self.norm is not None:
+            self.norm._saved = None
+        return self.conv.convolve(x, held.weight.array, held.bias, self.relu, held.weight)[0]
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The chain rule. It needs what is between the layers, which is computed now where it was folded away."""
-        if self._x is not None:
-            self._one_by_one(self._x)
+        if self._saved is not None:
+            self._unfold(*self._saved)
         if self.norm is not None:
             grad_output = self.norm.backward(grad_output)
         return self.conv.backward(grad_output)
 
+    def _unfold(self, x: np.ndarray, held: _Held) -> None:
+        """Run the layers one by one, as they were in the last forward pass."""
+        layers = [self.conv] if self.norm is None else [self.conv, self.norm]
+        modes = [layer.training for layer in layers]
+        for layer in layers:
+            layer.training = False
+        try:
+            arrays = self._arrays()
+            if arrays is None or not held.made_of(arrays, self._eps):
+                raise RuntimeError(f"{self.conv!r}, or what follows it, was changed between forward and backward")
+            self._one_by_one(x)
+        finally:
+            for layer, mode in zip(layers, modes, strict=True):
+                layer.training = mode
+
     def _one_by_one(self, x: np.ndarray) -> np.ndarray:
         if self.norm is None:
-            return self.conv.forward(x, self.relu)
-        return self.norm.forward(self.conv.forward(x), self.relu)
+            return self.conv.forward(x, relu=True) if self.relu else self.conv.forward(x)
+        x = self.conv.forward(x)
+        return self.norm.forward(x, relu=True) if self.relu else self.norm.forward(x)
 
-    def _current(self) -> _Held | None:
-        """Weight and bias as the layers are now; None where they are in training, or can't be folded."""
+    @property
+    def _eps(self) -> float:
+        return 0.0 if self.norm is None else self.norm.eps
+
+    def _arrays(self) -> tuple[np.ndarray, ...] | None:
+        """The weight, and all that it is folded with; None where the layers are not to be run together."""
         conv, norm = self.conv, self.norm
-        if conv.training or (norm is not None and (norm.training or norm.running_mean is None)):
+        if conv.training or "forward" in vars(conv):  # somebody's own
             return None
-        parameters = [conv.weight, conv.bias] + ([] if norm is None else [norm.weight, norm.bias])
-        arrays = tuple([parameter.data for parameter in parameters if parameter is not None])
-        if norm is not None and norm.running_mean is not None and norm.running_var is not None:
-            arrays += norm.running_mean, norm.running_var
-        eps, held = 0.0 if norm is None else norm.eps, self._held
-        if (
-            held is not None
-            and held.eps == eps
-            and len(arrays) == len(held.arrays)
-            and all(map(operator.is_, arrays, held.arrays))
-            and alike(held.bits, held.copies)
-        ):
-            return held
-        return self._hold(arrays, eps)
+        arrays = [conv.weight.data] + ([] if conv.bias is None else [conv.bias.data])
+        if norm is not None:
+            if norm.training or "forward" in vars(norm) or norm.running_mean is None or norm.running_var is None:
+                return None
+            arrays += [parameter.data for parameter in (norm.weight, norm.bias) if parameter is not None]
+            arrays += [norm.running_mean, norm.running_var]
+        return tuple(arrays) if all([isinstance(array, np.ndarray) for array in arrays]) else None  # noqa: C419
 
-    def _hold(self, arrays: tuple[np.ndarray, ...], eps: float) -> _Held | None:
-        """Fold the arrays, unless something about them is unusual: then the layers say what it is, or cope with it."""
-        dtype, C = arrays[0].dtype, self.conv.out_channels
-        usual = all(a.dtype == dtype and a.flags.carray and a.shape in ((C,), arrays[0].shape) for a in arrays)
-        if dtype not in FLOATS or not usual or (self.norm is not None and self.norm.num_features != C):
+    def _hold(self, arrays: tuple[np.ndarray, ...]) -> _Held | None:
+        """Fold the arrays, if they are as kernels take them, and fit each other, and nothing overflows."""
+        weight, *channels = arrays
+        C, dtype = self.conv.out_channels, weight.dtype
+        fit = weight.ndim == 4 and len(weight) == C and all(array.shape == (C,) for array in channels)
+        usual = dtype in FLOATS and all(array.dtype == dtype and array.flags.carray for array in arrays)
+        if not (fit and usual) or (self.norm is not None and self.norm.num_features != C):
             return None
         weight, bias = self._folded()
-        if not all(np.isfinite(a).all() for a in (weight, bias) if a is not None):
+        if not all(np.isfinite(array).all() for array in (weight, bias) if array is not None):
             return None
-        bits = tuple([a.reshape(-1).view(f"i{dtype.itemsize}") for a in arrays])
-        return _Held(arrays, bits, tuple([a.copy() for a in bits]), eps, prepack(weight), bias)
+        bits = tuple([array.reshape(-1).view(f"i{dtype.itemsize}") for array in arrays])
+        copies = tuple([array.copy() for array in bits])
+        return _Held(arrays, bits, copies, self._eps, PackedWeight(weight, _KINDS), bias)
 
     def _folded(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The weight and bias of the convolution that does what the layers do."""

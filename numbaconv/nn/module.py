@@ -116,6 +116,10 @@ class Module:
         """What copies and pickles hold: not what the last forward pass saved, which has the size of its batch."""
         return vars(self) | {"_saved": None}
 
+    def _forget(self) -> None:
+        """Hold nothing of the last forward pass."""
+        self._saved = None
+
     def _recall(self) -> Any:
         """What the last forward pass saved."""
         if self._saved is None:
@@ -189,7 +193,7 @@ class Module:
         for parameter in self.parameters():
             parameter.data, parameter.grad = parameter.data.astype(dtype), None
         for module in self.modules():
-            module._saved = None
+            module._forget()
             for name in module.buffers:
                 buffer = getattr(module, name)
                 if buffer is not None and buffer.dtype.kind == "f":
