@@ -464,11 +464,12 @@ def forget_plans() -> None:
         make.cache_clear()
 
 
-def run_python(*arguments: str, timeout: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own, with this folder and the package importable and ``variables`` set."""
+def run_python(*arguments: str, timeout: float = 300, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, with this folder and the package importable and ``variables`` set, or not set."""
     here = Path(__file__).parent
     paths = [str(here), str(Path(numbaconv.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **variables}
+    changed = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **variables}
+    environment = {name: value for name, value in changed.items() if value is not None}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )

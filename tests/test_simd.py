@@ -737,7 +737,7 @@ def test_lanes_fill_a_vector() -> None:
 HASWELL = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+f16c,+lzcnt,+movbe"
 OTHERS = [
     ("haswell", {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": HASWELL}, (32, 16, "llvm.fma")),
-    ("generic", {"NUMBA_CPU_NAME": "generic"}, (16, 16, "llvm.fmuladd")),
+    ("generic", {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": None}, (16, 16, "llvm.fmuladd")),
 ]
 SMALL = """
 import sys
@@ -761,7 +761,7 @@ if len(sys.argv) > 1:
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="these are x86 CPUs")
 @pytest.mark.parametrize(("variables", "wanted"), [o[1:] for o in OTHERS], ids=[o[0] for o in OTHERS])
-def test_kernels_follow_the_cpu_that_numba_compiles_for(variables: dict[str, str], wanted: tuple[Any, ...]) -> None:
+def test_kernels_follow_the_cpu_that_numba_compiles_for(variables: dict[str, Any], wanted: tuple[Any, ...]) -> None:
     if INTERPRETED:
         variables = {**variables, "NUMBA_DISABLE_JIT": "1"}
     elif "haswell" in variables.values() and simd.VECTOR_BYTES < 32:
