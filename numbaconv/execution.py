@@ -49,7 +49,7 @@ def correlate(
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
     arrays = x, w, filled_bias(bias, plan.no_bias), y
     if packed is None or plan.shared == 0:
-        _fill(plan, target, bias, geometry)
+        _fill(plan, target, bias, geometry, relu)
         _run(plan, (*arrays, memory), memory, threads)
     else:
         held = packed._find(plan)
@@ -57,7 +57,7 @@ def correlate(
             held = packed._new(plan)
             _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[:1])
             packed._keep(plan, held)
-        _fill(plan, target, bias, geometry)
+        _fill(plan, target, bias, geometry, relu)
         _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[1:])
     return _returned(out, target)
 
@@ -118,12 +118,12 @@ def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.n
     return threads, scratch(dtype, plan.shared + threads * plan.own)
 
 
-def _fill(plan: Plan, target: np.ndarray, bias: np.ndarray | None, geometry: Conv2dGeometry) -> None:
+def _fill(plan: Plan, target: np.ndarray, bias: np.ndarray | None, geometry: Conv2dGeometry, relu: bool) -> None:
     """Write what no tap reaches."""
     if plan.fill:
         channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
-        bias = bias if bias is None or not plan.relu else np.maximum(bias, 0)
-        target[...] = 0 if bias is None else bias.reshape(channels)
+        value = np.zeros(1, target.dtype) if bias is None else bias.reshape(channels)
+        target[...] = np.maximum(value, 0) if relu else value
 
 
 def _run(

@@ -47,15 +47,26 @@ def _inside(w, stride, size, first, last):
 
 
 @device
-def _gather(x, plane, top, bottom, kh, kw, sizes, pixels, outside):
-    """What one tap sees, for the windows of some rows: ``outside`` where it is not in the image."""
+def _seen(plane, top, bottom, kh, kw, sizes):
+    """The windows of rows ``top`` to ``bottom`` of which one tap is in the image.
+
+    Their rows and columns; where in the image the tap of the first of them lies, and that window among all of the rows.
+    """
     _, C, IH, IW, _, OW, _, _, SH, SW, PH, PW, DH, DW, _ = sizes
     h, w = kh * DH - PH, kw * DW - PW
     above, below = _inside(h, SH, IH, top, bottom)
     first, end = _inside(w, SW, IW, 0, OW)
+    pixel, window = (plane * IH + h + above * SH) * IW + w + first * SW, (above - top) * OW + first
+    return above, below, first, end, pixel * C, window * C
+
+
+@device
+def _gather(x, plane, top, bottom, kh, kw, sizes, pixels, outside):
+    """What one tap sees, for the windows of some rows: ``outside`` where it is not in the image."""
+    _, C, _, IW, _, OW, _, _, SH, SW, _, _, _, _, _ = sizes
+    above, below, first, end, start, to = _seen(plane, top, bottom, kh, kw, sizes)
     if above > top or below < bottom or first > 0 or end < OW:
         pixels[:] = outside
-    start, to = ((plane * IH + h + above * SH) * IW + w + first * SW) * C, ((above - top) * OW + first) * C
     if SW == 1:
         move(pixels, to, OW * C, x, start, SH * IW * C, below - above, (end - first) * C)
     elif C == 1 and SW == 2:
@@ -72,11 +83,8 @@ def _gather(x, plane, top, bottom, kh, kw, sizes, pixels, outside):
 @device
 def _scatter(grad_x, plane, top, bottom, kh, kw, sizes, gradients):
     """Add the gradients of some rows of windows to the pixels that one tap sees; write them where no other tap does."""
-    _, C, IH, IW, _, OW, _, _, SH, SW, PH, PW, DH, DW, _ = sizes
-    h, w = kh * DH - PH, kw * DW - PW
-    above, below = _inside(h, SH, IH, top, bottom)
-    first, end = _inside(w, SW, IW, 0, OW)
-    start, source = ((plane * IH + h + above * SH) * IW + w + first * SW) * C, ((above - top) * OW + first) * C
+    _, C, _, IW, _, OW, _, _, SH, SW, _, _, _, _, _ = sizes
+    above, below, first, end, start, source = _seen(plane, top, bottom, kh, kw, sizes)
     if _overlap(sizes):
         for row in range(below - above):
             here, there = source + row * OW * C, start + row * SH * IW * C

@@ -23,7 +23,7 @@ from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_output, transform_taps
-from numbaconv.kernels.winograd import transform_images
+from numbaconv.kernels.winograd import first_pixel, transform_images
 from numbaconv.simd import add, clear, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
@@ -176,9 +176,9 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
             1, 0, channels, plan.lanes,
         )  # fmt: skip
         for row in range(rows * plan.phases):
-            oh = row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH
+            oh, left = first_pixel(plan, row)
             for column in range(columns):
-                ow = column * plan.tile * plan.DW + row % plan.DW
+                ow = column * plan.tile * plan.DW + left
                 pixel = own + (oh * width + ow) * channels
                 to = own + plan.gradients + tiles * plan.z_pitch
                 for channel in range(0, channels, plan.lanes):

@@ -216,6 +216,12 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
             task += batch
 
 
+@device
+def first_pixel(plan, row):
+    """Where the first tile of a row of tiles begins, the rows of all phases being counted before those below them."""
+    return row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH, row % plan.DW
+
+
 @routine
 def transform_images(x, scratch, own, to, plan, g, task, batch):
     """Transform what some rows of strips read, to ``scratch[to]`` on; how many tiles they have.
@@ -235,9 +241,9 @@ def transform_images(x, scratch, own, to, plan, g, task, batch):
             plan.left + strip * plan.strip * plan.tile * plan.DW, plan.columns, 1, 0, plan.ICG, plan.lanes,
         )  # fmt: skip
         for row in range(rows * plan.phases):
-            oh = row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH
+            oh, left = first_pixel(plan, row)
             for column in range(columns):
-                ow = column * plan.tile * plan.DW + row % plan.DW
+                ow = column * plan.tile * plan.DW + left
                 pixel = own + (oh * plan.columns + ow) * plan.ICG
                 here = to + tiles * plan.pitch
                 for channel in range(0, plan.ICG, plan.lanes):
@@ -338,10 +344,10 @@ def _transform_strip(
 ):  # fmt: skip
     """Transform some rows of tiles, of all phases; ``height`` x ``width`` pixels of them exist."""
     for row in range(rows * plan.phases):
-        oh = row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH
+        oh, left = first_pixel(plan, row)
         tall = min(plan.tile, -(-(height - oh) // plan.DH))
         for column in range(columns):
-            ow = column * plan.tile * plan.DW + row % plan.DW
+            ow = column * plan.tile * plan.DW + left
             wide = min(plan.tile, -(-(width - ow) // plan.DW))
             if tall > 0 and wide > 0:
                 for lane in range(0, channels, plan.lanes):

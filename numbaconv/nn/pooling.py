@@ -251,11 +251,13 @@ def _taps_inside_padded(size: int, outputs: int, taps: int, stride: int, padding
 @lru_cache(maxsize=256)
 def _divisor(sizes: PoolSizes, count_include_pad: bool, override: int | None) -> np.ndarray:
     """``(OH, OW)``, or ``()`` where that is everywhere the same: by what the sum of each window is divided."""
+    if override is not None:
+        return np.array(override)
     count = _taps_inside_padded if count_include_pad else _taps_inside
     rows = count(sizes.IH, sizes.OH, sizes.KH, sizes.SH, sizes.PH)
     columns = count(sizes.IW, sizes.OW, sizes.KW, sizes.SW, sizes.PW)
-    divisor = np.multiply.outer(rows, columns) if override is None else np.array(override)
-    return divisor if np.ptp(divisor) else divisor.flat[0] + np.zeros((), divisor.dtype)
+    divisor = np.multiply.outer(rows, columns)
+    return divisor if np.ptp(divisor) else np.array(divisor[0, 0])
 
 
 #: So many planes at least are left for threads to share.

@@ -48,8 +48,6 @@ class Plan:
     zeros: bool
     #: Zeros where a bias is read if there is none: for each group that is computed by itself, whole vectors.
     no_bias: np.ndarray
-    #: Of the result, nothing below 0 is written.
-    relu: bool
 
 
 class Memory:
@@ -86,7 +84,6 @@ def plan(
         fill=fill,
         zeros=zeros,
         no_bias=np.zeros(bias, work.dtype),
-        relu=work.relu,
     )
 
 

@@ -44,5 +44,4 @@ def _plan(kernel: Kernel, work: Correlation, x: Side, y: Side, tasks: int, bias:
         w_oc=one, w_ic=channel, w_kh=row, w_kw=column, relu=int(work.relu),
     )  # fmt: skip
     no_bias = np.zeros((1, bias), work.dtype)
-    threads = common.threads(g, tasks)
-    return Plan(kernel, numbers, (), 0, 0, threads, fill=False, zeros=False, no_bias=no_bias, relu=work.relu)
+    return Plan(kernel, numbers, (), 0, 0, common.threads(g, tasks), fill=False, zeros=False, no_bias=no_bias)
