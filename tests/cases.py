@@ -25,7 +25,7 @@ import numbaconv
 from numbaconv import plan as planning
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.plan import channels, common, depthwise, plain, planes, winograd
+from numbaconv.plan import channels, common, depthwise, images, plain, planes, winograd
 from numbaconv.plan.axes import Correlation
 
 T = TypeVar("T")
@@ -67,6 +67,7 @@ class Ordered:
 FORMS: dict[str, planning.Forms] = {
     "channels": (channels,),
     "planes": (planes,),
+    "images": (images,),
     "depthwise": (depthwise,),
     "winograd by blocks": (Ordered(True),),  # type: ignore[dict-item]
     "winograd by tiles": (Ordered(False),),  # type: ignore[dict-item]
@@ -76,7 +77,7 @@ WINOGRAD = ("winograd by blocks", "winograd by tiles")
 #: That of numbers that are not finite, which is not chosen for its cost, and has no scratch memory.
 PLAIN: dict[str, planning.Forms] = {"plain": (plain,)}
 #: The forms that compute any convolution, and those that make no rounding errors with whole numbers.
-GENERAL = ("channels", "planes", "plain", "cheapest")
+GENERAL = ("channels", "planes", "images", "plain", "cheapest")
 EXACT = tuple(form for form in FORMS | PLAIN if form not in WINOGRAD)
 #: Winograd's rounding errors, of the largest sum of absolute products.
 BOUND = {np.dtype(np.float16): 1e-3, np.dtype(np.float32): 4e-6, np.dtype(np.float64): 1e-14}

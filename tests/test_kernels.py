@@ -117,7 +117,7 @@ def test_every_width_around_a_tile(layout: Any, dtype: Any, form: str) -> None:
 
 @pytest.mark.parametrize(
     ("side", "form"),
-    [(side, form) for form in ("channels", "planes") for side in ("input", "output", "both", "depthwise")]
+    [(side, form) for form in ("channels", "planes", "images") for side in ("input", "output", "both", "depthwise")]
     + [("depthwise", "depthwise")],
 )
 def test_every_number_of_channels_around_a_vector(side: str, form: str) -> None:
@@ -224,7 +224,9 @@ FAR = [
 ]
 
 
-@pytest.mark.parametrize(("form", "groups"), [("channels", 1), ("planes", 1), ("planes", 3), ("depthwise", 3)])
+@pytest.mark.parametrize(
+    ("form", "groups"), [("channels", 1), ("planes", 1), ("planes", 3), ("images", 1), ("images", 3), ("depthwise", 3)]
+)
 @pytest.mark.parametrize("parameters", [parameters for parameters, _ in FAR], ids=[name for _, name in FAR])
 def test_parameters_that_reach_far_cost_no_memory(
     parameters: dict[str, Any], groups: int, form: str, monkeypatch: Any

@@ -19,6 +19,7 @@ import numbaconv
 from numbaconv import threads
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import correlate
+from numbaconv.kernels.images import correlate_images
 from numbaconv.kernels.planes import correlate_planes
 from numbaconv.kernels.weight_gradient import weight_gradient
 from numbaconv.kernels.weight_planes import weight_gradient_planes
@@ -133,13 +134,17 @@ def parallel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
         return called
 
-    for kernel in (correlate, weight_gradient, correlate_planes, weight_gradient_planes):
+    for kernel in (correlate, weight_gradient, correlate_planes, weight_gradient_planes, correlate_images):
         monkeypatch.setattr(kernel, "parallel", spy(kernel.name, kernel.parallel))
     return calls
 
 
 #: The kernels of the forms: that of the forward pass and the input gradient, and that of the weight gradient.
-KERNELS = {"channels": ("correlate", "weight_gradient"), "planes": ("correlate_planes", "weight_gradient_planes")}
+KERNELS = {
+    "channels": ("correlate", "weight_gradient"),
+    "planes": ("correlate_planes", "weight_gradient_planes"),
+    "images": ("correlate_images", "weight_gradient"),
+}
 
 
 @needs_two
@@ -159,7 +164,7 @@ def test_the_same_bits_for_one_thread_and_for_two(case: Case, form: str, paralle
     correlation, weight = KERNELS[form]
     assert parallel_calls.count((correlation, 2)) == 12
     # a form whose partial sums are too large has none to share
-    assert parallel_calls.count((weight, 2)) in ((3,) if form == "channels" else (0, 3))
+    assert parallel_calls.count((weight, 2)) in ((0, 3) if form == "planes" else (3,))
     assert {name for name, _ in parallel_calls} <= {correlation, weight}
 
 
@@ -225,7 +230,7 @@ numbaconv.warmup()
 numbaconv.warmup()
 case = large_case((2, 3, 6, 20), (5, 3, 3, 3), padding=1)
 arrays = case.arrays()
-for form in ("channels", "planes"):
+for form in ("channels", "planes", "images"):
     with only(form), everything_in_parallel():
         for _ in range(2):
             assert_equal(run(numbaconv, case, arrays), expected(case, arrays), case)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import CORRELATION, correlate
 from numbaconv.kernels.depthwise import DEPTHWISE, SHARED, correlate_depthwise
+from numbaconv.kernels.images import IMAGES, correlate_images
 from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
 from numbaconv.kernels.weight_depthwise import WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
@@ -30,6 +31,7 @@ RECORDS = {
     weight_gradient: WEIGHT_GRADIENT,
     correlate_planes: PLANES,
     weight_gradient_planes: WEIGHT_PLANES,
+    correlate_images: IMAGES,
     correlate_depthwise: DEPTHWISE,
     weight_gradient_depthwise: WEIGHT_DEPTHWISE,
     correlate_winograd: WINOGRAD,
@@ -286,6 +288,95 @@ def check_filters(n: Any, steps: np.ndarray, w_row: int, g: Conv2dGeometry) -> N
     used = Counter((first[..., None] + steps[:, 0]).ravel().tolist())
     assert len(steps) % n.ICG == 0
     assert_weights_once(used, len(steps) // n.ICG, g)
+
+
+def check_images(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``correlate_images``."""
+    n = record(plan)
+    steps, bands, rows, columns, tiles = plan.tables
+    forward = name == "forward"
+    source, target = (g.IC, g.IH, g.IW), (g.OC, g.OH, g.OW)
+    (xC, xH, xW), (C, H, W) = (source, target) if forward else (target, source)
+    ICG = xC // g.G
+    assert (n.N, n.G, n.ICG, n.OCG, n.W) == (g.N, g.G, ICG, C // g.G, W)
+    assert (n.x_n, n.y_n) == (xC * xH * xW, C * H * W)
+
+    # shared memory: packed weights, then the threads' parts
+    assert [first + p for first, _, exist in tiles for p in range(exist)] == list(range(n.OCG))
+    assert [first for first, *_ in tiles] == [sum(tile[1] for tile in tiles[:k]) for k in range(len(tiles))]
+    assert all(height in HEIGHTS and 1 <= exist <= height for _, height, exist in tiles)
+    assert n.heights == sum(tiles[:, 1])
+    assert n.G * n.heights * steps.size <= n.slabs <= plan.shared
+    assert plan.no_bias.shape == (n.G, n.heights)
+    # a thread's part: the turned source, then the turned target, which the last tile may hang over
+    read, written = bands[:, 3].max(), bands[:, 1].max()
+    assert n.width in (n.lanes, 2 * n.lanes)
+    assert (n.x_pieces - 1) * n.x_piece + read * n.x_row * n.width <= n.stage
+    last = (n.G - 1) * n.OCG * n.y_c + (written - 1) * n.y_h + (W - 1) * n.y_w
+    assert n.stage + last + (n.heights - 1) * n.y_c + n.width <= n.own == plan.own
+    assert n.stage + (n.y_pieces - 1) * n.y_piece + written * n.y_row * n.width <= n.own
+    sides = (n.x_pieces, n.x_row, n.x_step, (xC, xH, xW)), (n.y_pieces, n.y_row, n.y_step, (C, H, W))
+    for pieces, row, step, shape in sides:
+        assert pieces * row == shape[0] * shape[2]
+        assert (pieces - 1) * step + shape[1] * row <= np.prod(shape)
+
+    # every row is in one band, which holds what it reads
+    assert [row for first, count, *_ in bands for row in range(first, first + count)] == list(range(H))
+    loops = n.a_outer, n.a_middle, n.a_inner, n.b_outer, n.b_middle, n.b_inner
+    met: Counter[tuple[int, int, int, int]] = Counter()
+    for first, count, top, high in bands.tolist():
+        assert 0 <= top <= top + high <= xH
+        for row in range(first, first + count):
+            for column in range(W):
+                sums = list(summed(rows[row].tolist(), columns[column].tolist(), loops, n, top))
+                for step, offset in sums:
+                    assert 0 <= step < steps.size
+                    c, y, x = turned_place(offset, n)
+                    assert (y < high, x < xW, c < ICG) == (True, True, True)
+                    met[row, column, int(steps[step, 0]), (c * xH + top + y) * xW + x] += 1
+    assert set(met.values()) <= {1}
+    assert set(met) == set(products(g, forward))
+    assert len(steps) % n.joined == 0
+    assert (np.diff(steps[:, 0].reshape(-1, n.joined)) == 1).all()
+    check_filters(n, steps, n.w_row, g)
+    assert n.tasks == -(-g.N // n.width) * len(bands)
+    assert plan.threads <= n.tasks
+    assert not plan.fill
+    assert not plan.zeros
+
+
+def summed(row: list[int], column: list[int], loops: Any, n: Any, top: int) -> Iterator[tuple[int, int]]:
+    """The packed steps, and the turned elements of a group, that the loops of ``correlate_images`` meet at a pixel."""
+    a_outer, a_middle, a_inner, b_outer, b_middle, b_inner = loops
+    tap, source = row[1] * n.a_row + column[1] * n.a_column, (row[0] - top) * n.x_h + column[0] * n.x_w
+    for i in range(row[2]):
+        for j in range(row[3] * column[2]):
+            for k in range(column[3]):
+                yield (
+                    tap + i * a_outer + j * a_middle + k * a_inner,
+                    source + i * b_outer + j * b_middle + k * b_inner,
+                )
+
+
+def turned_place(offset: int, n: Any) -> tuple[int, int, int]:
+    """Channel, row and column of a turned element."""
+    if n.x_pieces > 1:  # planes
+        return offset // n.x_piece, offset % n.x_piece // n.x_h, offset % n.x_h // n.x_w
+    return offset % n.x_w // n.width, offset // n.x_h, offset % n.x_h // n.x_w
+
+
+def products(g: Conv2dGeometry, forward: bool) -> Iterator[tuple[int, int, int, int]]:
+    """Target row and column, the weight, and the source element of one group: all products of one target channel."""
+    row, column, channel = (g.KW, 1, g.KH * g.KW) if g.layout == "NCHW" else (g.KW * g.ICG, g.ICG, 1)
+    for oh, ow, kh, kw in product(range(g.OH), range(g.OW), range(g.KH), range(g.KW)):
+        ih, iw = oh * g.SH + kh * g.DH - g.PT, ow * g.SW + kw * g.DW - g.PL
+        if 0 <= ih < g.IH and 0 <= iw < g.IW:
+            tap = kh * row + kw * column
+            for c in range(g.ICG if forward else g.OCG):
+                if forward:
+                    yield oh, ow, tap + c * channel, (c * g.IH + ih) * g.IW + iw
+                else:
+                    yield ih, iw, tap + c * g.ICG * g.KH * g.KW, (c * g.OH + oh) * g.OW + ow
 
 
 def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
@@ -621,6 +712,7 @@ CHECKS = {
     weight_gradient: check_weight_gradient,
     correlate_planes: check_planes,
     weight_gradient_planes: check_weight_planes,
+    correlate_images: check_images,
     correlate_depthwise: check_depthwise,
     weight_gradient_depthwise: check_weight_depthwise,
     correlate_winograd: check_winograd,

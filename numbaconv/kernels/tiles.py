@@ -21,7 +21,8 @@ Where every channel has a filter of its own (depthwise), lanes are channels on b
 load: the product is taken lane by lane.
 
 Few channels would leave most lanes empty. So each pass exists once more, with the roles exchanged (``planes.py``,
-``weight_planes.py``): there, lanes run over pixels that lie next to each other in an image of a single channel.
+``weight_planes.py``): there, lanes run over pixels that lie next to each other in an image of a single channel; and
+where images are small, over the images of a batch (``images.py``).
 
 =============  ===================================  =================  ==========================================
 pass           rows ``p`` of the tile run over      lanes run over     summed over

@@ -4,9 +4,9 @@ The only place where heuristics live. A plan is made once for a geometry, a dtyp
 and kept. Nothing in it depends on the number of threads.
 
 Every pass can be planned in several forms, and the one that should cost least is taken: with lanes along channels
-(:mod:`numbaconv.plan.channels`), along the pixels of planes (:mod:`numbaconv.plan.planes`), lane by lane where every
-channel has a filter of its own (:mod:`numbaconv.plan.depthwise`), or by Winograd's algorithm
-(:mod:`numbaconv.plan.winograd`).
+(:mod:`numbaconv.plan.channels`), along the pixels of planes (:mod:`numbaconv.plan.planes`), along the images of a batch
+(:mod:`numbaconv.plan.images`), lane by lane where every channel has a filter of its own
+(:mod:`numbaconv.plan.depthwise`), or by Winograd's algorithm (:mod:`numbaconv.plan.winograd`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry, Layout
-from numbaconv.plan import channels, depthwise, plain, planes, winograd
+from numbaconv.plan import channels, depthwise, images, plain, planes, winograd
 from numbaconv.plan.axes import Correlation, Side, backward_axes, forward_axis
 from numbaconv.plan.common import Plan
 
@@ -28,8 +28,8 @@ Forms: TypeAlias = tuple[ModuleType, ...]
 
 #: The forms that an algorithm may choose from; the first of equals is taken. No caller can ask for the plain one.
 FORMS: dict[str, Forms] = {
-    "auto": (channels, planes, depthwise, winograd),
-    "direct": (channels, planes, depthwise),
+    "auto": (channels, planes, images, depthwise, winograd),
+    "direct": (channels, planes, images, depthwise),
     "winograd": (winograd,),
     "plain": (plain,),
 }

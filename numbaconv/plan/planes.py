@@ -42,7 +42,7 @@ def cost(work: Correlation) -> float:
     g, lanes = work.g, simd.lanes(work.dtype)
     packing = _packing(work)
     total = 0.0
-    for _, height, _ in _rows(work.OCG):
+    for _, height, _ in rows_of(work.OCG):
         for rows in work.rows:
             for columns in work.columns:
                 _, tiles, time = _tiles(rows.pixels, columns.pixels, packing.columns, height, lanes)
@@ -59,7 +59,7 @@ def weight_cost(work: Correlation) -> float:
     vectors = -(-((g.OH - 1) * _packing(work).columns + g.OW) // lanes)
     weights = work.ICG * len(work.rows[0].taps) * len(work.columns[0].taps)
     total = 0.0
-    for _, height, _ in _rows(work.OCG):
+    for _, height, _ in rows_of(work.OCG):
         time = 2 * height if height > 1 else 8  # so long a sum takes whose next addition waits for the last one
         total += -(-weights // 2) * (vectors * time + 2 * height + common.TILE_COST)
     return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, 0))
@@ -84,7 +84,7 @@ def plan(work: Correlation) -> Plan:
     height = band(g, most_rows, g.N * g.G, 1, packing.span, ICG * parts * columns * work.dtype.itemsize)
     part = (height - 1 + packing.span) * columns
     plane = _plane(parts * part, work.dtype)
-    rows = _rows(work.OCG)
+    rows = rows_of(work.OCG)
     stacked, _, _ = _tiles(height, most_columns, columns, rows[0][1], lanes)
 
     steps, phases = _steps(work, packing, part, plane)
@@ -117,7 +117,7 @@ def weight_plan(work: Correlation) -> Plan:
     part = (height - 1 + packing.span) * columns
     plane = _plane(len(remainders) * part, dtype)
     steps, _ = _steps(work, packing, part, plane)
-    rows = _rows(work.OCG)
+    rows = rows_of(work.OCG)
     heights = sum(tile for _, tile, _ in rows)
     block = heights * round_up(len(steps), 2) * lanes
     bands = -(-g.OH // height)
@@ -171,7 +171,7 @@ def _tiles(rows: int, columns: int, pitch: int, height: int, lanes: int) -> tupl
     return (1, below, below_time) if below * below_time <= along * time else (0, along, time)
 
 
-def _rows(channels: int) -> list[tuple[int, int, int]]:
+def rows_of(channels: int) -> list[tuple[int, int, int]]:
     """Tiles that cover a group's output channels: (first channel, height, channels that exist)."""
     return common.cover(channels, {height: height * (LOADING if height == 1 else 1.0) + 0.5 for height in PLANE_TILES})
 
