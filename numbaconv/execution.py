@@ -37,29 +37,28 @@ def correlate(
         return out
     dtype, target = compute_dtype(out.dtype), out
     x, x_layout = flat_image(source, dtype, geometry.layout)
-    found = flat_view(out, dtype, geometry.layout)
-    if found is None:  # a kernel cannot write to it
+    view = flat_view(out, dtype, geometry.layout)
+    if view is None:  # a kernel cannot write to it
         target = empty(out.shape, dtype, "the result, contiguous,")
-        found = target.reshape(-1), geometry.layout
-    y, y_layout = found
+        view = target.reshape(-1), geometry.layout
+    y, y_layout = view
     w, bias = flat(weight, dtype), None if bias is None else flat(bias, dtype)
     plan = make_plan(geometry, dtype, x_layout, y_layout, forms, packed is not None, relu)
     if plan.zeros and not (all_finite(w) if packed is None else packed.finite):
         plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), packed is not None, relu)
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
-    arrays = x, w, filled_bias(bias, plan.no_bias), y
-    if packed is None or plan.shared == 0:
-        _fill(plan, target, bias, geometry, relu)
-        _run(plan, (*arrays, memory), memory, threads)
-    else:
-        held = packed._find(plan)
-        if held is None:
-            held = packed._new(plan)
-            _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[:1])
+    b, stages, held = filled_bias(bias, plan.no_bias), None, memory
+    if packed is not None and plan.shared > 0:
+        found, stages = packed._find(plan), plan.kernel.stages[1:]
+        held = packed._new(plan) if found is None else found
+        if found is None and threads > 0:
+            launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=plan.kernel.stages[:1])
             packed._keep(plan, held)
-        _fill(plan, target, bias, geometry, relu)
-        _run(plan, (*arrays, held), memory, threads, plan.kernel.stages[1:])
-    return _returned(out, target)
+    if plan.fill:
+        _fill(target, bias, geometry, relu)
+    if threads > 0:
+        launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=stages)
+    return target if target is out else _copied(out, target)
 
 
 def weight_gradient(
@@ -85,10 +84,11 @@ def weight_gradient(
         workers, memory = _memory(plan, dtype, threads)
         if plan.fill:
             w[:] = 0
-        _run(plan, (x, z, w), memory, workers)
+        if workers > 0:
+            launch(plan.kernel, workers, x, z, w, memory, *plan.arguments)
         if not plan.zeros or all_finite(w):
             break
-    return _returned(out, target)
+    return target if target is out else _copied(out, target)
 
 
 def bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndarray:
@@ -118,24 +118,14 @@ def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.n
     return threads, scratch(dtype, plan.shared + threads * plan.own)
 
 
-def _fill(plan: Plan, target: np.ndarray, bias: np.ndarray | None, geometry: Conv2dGeometry, relu: bool) -> None:
+def _fill(target: np.ndarray, bias: np.ndarray | None, geometry: Conv2dGeometry, relu: bool) -> None:
     """Write what no tap reaches."""
-    if plan.fill:
-        channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
-        value = np.zeros(1, target.dtype) if bias is None else bias.reshape(channels)
-        target[...] = np.maximum(value, 0) if relu else value
+    channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
+    bias = np.maximum(bias, 0) if relu and bias is not None else bias
+    target[...] = 0 if bias is None else bias.reshape(channels)
 
 
-def _run(
-    plan: Plan, arrays: tuple[np.ndarray, ...], memory: np.ndarray, threads: int, stages: range | None = None
-) -> None:
-    """Run the kernel of ``plan``, or some stages of it, unless there is nothing to do."""
-    if plan.threads > 0:
-        launch(plan.kernel, threads, *arrays, memory, plan.numbers, *plan.tables, stages=stages)
-
-
-def _returned(out: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """``out``, which holds what ``target`` holds."""
-    if target is not out:
-        out[...] = rounded(target, out.dtype)
+def _copied(out: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """``out``, to which ``target`` is copied."""
+    out[...] = rounded(target, out.dtype)
     return out

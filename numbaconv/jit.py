@@ -52,7 +52,8 @@ class Kernel:
         self.__doc__ = function.__doc__
         self.name = function.__name__
         self.stages = range(stages)
-        self._share = compiled(function)
+        #: The function, compiled: it takes all parameters.
+        self.run = compiled(function)
         self._addresses: dict[tuple[Any, ...], int] = {}
 
     def __repr__(self) -> str:
@@ -60,12 +61,9 @@ class Kernel:
 
     def serial(self, stages: range, threads: int, *arguments: Any) -> None:
         """Do all shares of some stages in the calling thread."""
-        if threads == 1 and stages == self.stages:
-            self._share(*arguments, ALL, 0, 1)
-            return
         for stage in stages:
             for thread in range(threads):
-                self._share(*arguments, stage, thread, threads)
+                self.run(*arguments, stage, thread, threads)
 
     def parallel(self, stages: range, threads: int, *arguments: Any) -> None:
         """Do the shares in Numba's threads. The result has the same bits."""
@@ -76,7 +74,7 @@ class Kernel:
         key = tuple([value.dtype if isinstance(value, np.ndarray) else type(value) for value in arguments])
         if key not in self._addresses:
             signature = (*map(numba.typeof, arguments), types.intp, types.intp, types.intp)
-            self._addresses[key] = _address_of(self._share, signature)
+            self._addresses[key] = _address_of(self.run, signature)
         return self._addresses[key]
 
 

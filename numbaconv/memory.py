@@ -50,7 +50,10 @@ def flat_image(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.n
 
     An NCHW array that is a transposed NHWC array ("channels last") is not copied.
     """
-    if not array.flags.c_contiguous:
+    flags = array.flags
+    if flags.carray and array.dtype == dtype:
+        return array.reshape(-1), layout
+    if not flags.c_contiguous:
         other, order = _OTHER[layout]
         view = array.transpose(order)
         if view.flags.c_contiguous:

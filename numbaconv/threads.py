@@ -10,7 +10,7 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 
 from numbaconv.geometry import integer
-from numbaconv.jit import Kernel
+from numbaconv.jit import ALL, Kernel
 
 #: Fewer elements than this are worked through by the calling thread alone.
 ELEMENTS_WORTH_A_THREAD = 1 << 16
@@ -83,6 +83,9 @@ def launch(kernel: Kernel, threads: int, *arguments: Any, stages: range | None =
     use is known only after the first launch.
     """
     global _launched
+    if threads == 1 and stages is None:
+        kernel.run(*arguments, ALL, 0, 1)
+        return
     stages = kernel.stages if stages is None else stages
     if threads == 1 or numba.config.DISABLE_JIT:  # as plain Python, there is but one thread, and no layer to ask
         kernel.serial(stages, threads, *arguments)

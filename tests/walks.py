@@ -21,10 +21,12 @@ from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
 from numbaconv.kernels.weight_depthwise import WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
 from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
+from numbaconv.kernels.weight_images import ROWS, WEIGHT_IMAGES, weight_gradient_images
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
 from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
 from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
 from numbaconv.plan import Plan, depthwise, winograd
+from numbaconv.plan.axes import forward_axis
 
 RECORDS = {
     correlate: CORRELATION,
@@ -32,6 +34,7 @@ RECORDS = {
     correlate_planes: PLANES,
     weight_gradient_planes: WEIGHT_PLANES,
     correlate_images: IMAGES,
+    weight_gradient_images: WEIGHT_IMAGES,
     correlate_depthwise: DEPTHWISE,
     weight_gradient_depthwise: WEIGHT_DEPTHWISE,
     correlate_winograd: WINOGRAD,
@@ -379,6 +382,69 @@ def products(g: Conv2dGeometry, forward: bool) -> Iterator[tuple[int, int, int, 
                     yield ih, iw, tap + c * g.ICG * g.KH * g.KW, (c * g.OH + oh) * g.OW + ow
 
 
+def check_weight_images(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+    """The same for ``weight_gradient_images``."""
+    n = record(plan)
+    units, rows, columns, tiles = plan.tables
+    assert (n.N, n.G, n.ICG, n.OCG, n.columns) == (g.N, g.G, g.ICG, g.OCG, g.OW)
+    assert (n.x_n, n.z_n) == (g.IC * g.IH * g.IW, g.OC * g.OH * g.OW)
+    assert (n.in_h, n.in_w) == (g.SH, g.SW)
+
+    # sums: of all parts and groups; every output channel and tap of a row is in one tile
+    met: Counter[tuple[int, int]] = Counter()
+    ends = [0]
+    for channel, exist, first, taps, start in tiles.tolist():
+        assert start == ends[-1]
+        ends.append(start + ROWS[taps] * taps * len(rows) * int(n.ICG * n.lanes))
+        assert 1 <= exist <= ROWS[taps]
+        met.update((channel + p, first + k) for p in range(exist) for k in range(taps))
+    assert met == Counter(product(range(n.OCG), range(len(columns))))
+    assert ends[-1] == n.block
+    assert n.parts * n.G * n.block <= n.slabs <= plan.shared
+    assert n.tasks == n.parts <= len(units)
+    assert plan.threads <= n.tasks
+
+    # a thread's part: the turned source, then the turned gradient, beyond whose channels the last tile reads
+    assert n.own == plan.own >= n.lanes**2
+    assert (n.x_pieces - 1) * n.x_piece + units[:, 4].max() * n.x_h <= n.gradient
+    highest = max((channel + ROWS[taps] for channel, _, _, taps, _ in tiles.tolist()), default=1) - 1
+    last = (units[:, 2].max() - 1) * n.z_h + (n.columns - 1) * n.z_w + ((n.G - 1) * n.OCG + highest) * n.z_c
+    assert n.gradient + last + n.lanes <= n.own
+    assert n.gradient + (n.z_pieces - 1) * n.z_piece + units[:, 2].max() * n.z_row * n.lanes <= n.own
+
+    # every output row of every block of images is in one unit, which holds what the taps read that meet the image
+    blocks = range(0, g.N, int(n.lanes))
+    found = [(image, row) for image, first, count, *_ in units.tolist() for row in range(first, first + count)]
+    assert found == list(product(blocks, range(g.OH)))
+    for (kh, first, last, offset), k in zip(rows.tolist(), live_rows(g), strict=True):
+        assert kh == k * (g.KW if g.layout == "NCHW" else g.KW * g.ICG)
+        reads = [oh * g.SH + k * g.DH - g.PT for oh in range(g.OH)]
+        assert [oh for oh, ih in enumerate(reads) if 0 <= ih < g.IH] == list(range(first, last))
+        assert offset == reads[0]
+        for _, row, count, top, high in units.tolist():
+            inside = reads[max(row, first) : min(row + count, last)]
+            assert all(top <= ih < top + high <= g.IH for ih in inside)
+    width = n.x_h // n.x_w
+    assert n.left + g.IW <= width
+    for kw, offset in columns.tolist():
+        k = kw if g.layout == "NCHW" else kw // g.ICG
+        assert offset - n.left == k * g.DW - g.PL
+        assert 0 <= offset <= offset + (g.OW - 1) * g.SW < width
+    assert len(columns) < 2 or set(np.diff(columns[:, 1]).tolist()) == {n.tap_w}
+    used = Counter(
+        int(group * n.w_group + oc * n.w_row + c * n.w_channel + kh + kw)
+        for group, oc, c in product(range(n.G), range(n.OCG), range(n.ICG))
+        for kh, kw in product(rows[:, 0], columns[:, 0])
+    )
+    assert_weights_once(used, len(rows) * len(columns), g)
+    assert plan.fill == (len(rows) * len(columns) < g.KH * g.KW)
+
+
+def live_rows(g: Conv2dGeometry) -> list[int]:
+    """The rows of taps from the first to the last that meets the image."""
+    return [k for k, _ in forward_axis(g.IH, g.KH, g.SH, g.PT, g.DH, g.OH).taps]
+
+
 def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     """The same for ``weight_gradient_planes``."""
     n = record(plan)
@@ -713,6 +779,7 @@ CHECKS = {
     correlate_planes: check_planes,
     weight_gradient_planes: check_weight_planes,
     correlate_images: check_images,
+    weight_gradient_images: check_weight_images,
     correlate_depthwise: check_depthwise,
     weight_gradient_depthwise: check_weight_depthwise,
     correlate_winograd: check_winograd,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,11 @@ class Plan:
     zeros: bool
     #: Zeros where a bias is read if there is none: for each group that is computed by itself, whole vectors.
     no_bias: np.ndarray
+
+    @cached_property
+    def arguments(self) -> tuple[np.ndarray, ...]:
+        """The last arguments of the kernel."""
+        return (self.numbers, *self.tables)
 
 
 class Memory:

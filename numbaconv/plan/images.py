@@ -12,8 +12,9 @@ import numpy as np
 from numbaconv import simd
 from numbaconv.kernels.images import IMAGES, correlate_images
 from numbaconv.kernels.tiles import HEIGHTS, TALL
+from numbaconv.kernels.weight_images import ROWS, TAPS, WEIGHT_IMAGES, weight_gradient_images
 from numbaconv.plan import channels, common, planes
-from numbaconv.plan.axes import Axis, Correlation, Side
+from numbaconv.plan.axes import Axis, Correlation, Side, reach
 from numbaconv.plan.common import Plan, round_up, table
 
 #: Bytes that the turned rows of a task should stay below, so that they stay in the L2 cache; and may not exceed.
@@ -22,10 +23,15 @@ TURNED_BYTES, MOST_BYTES = 384 * 1024, 1536 * 1024
 TASKS = 8
 #: The most pixels along an axis, for each has an entry in a table.
 MOST_PIXELS = 512
+#: So many partial sums a weight gradient has at most, and so many must fit into the bytes that they may take.
+PARTS, FEWEST_PARTS = 8, 4
+#: Times that a step of a weight gradient takes longer than its multiply-adds, for it loads much. What it takes to begin
+#: a row of such steps, to begin to turn a row, and to sum up the lanes of a weight.
+READING, LINE_COST, ROW_COST, SUM_COST = 1.05, 25, 100, 25
 #: What turning a vector takes, and a round of the loops around the innermost; to begin a tile and to write it.
 TURN_COST, ROUND_COST, TILE_COST = 10, 4, 16
 #: The same for what is read and written where the images of a block compete for few places of the first cache.
-CROWDED_READ_COST, CROWDED_WRITE_COST = 20, 35
+CROWDED_READ_COST, CROWDED_WRITE_COST = 16, 45
 #: Bytes after which the places of the first cache repeat, how many lines find a place there, and bytes of images that
 #: the second cache makes up for it.
 PERIOD, WAYS, SMALL_BYTES = 4096, 8, 256 * 1024
@@ -47,12 +53,13 @@ class Turned(NamedTuple):
     w: int
 
     @classmethod
-    def of(cls, side: Side, rows: int, width: int) -> Turned:
-        """For so many rows, and images of a block."""
+    def of(cls, side: Side, rows: int, width: int, zeros: int = 0) -> Turned:
+        """For so many rows, each with so many zeros around it, and images of a block."""
         C, H, W, layout = side
+        line = (W + zeros) * width
         if layout == "NCHW":
-            return cls(C * H * W, C, H * W, W, rows * W * width, rows * W * width, W * width, width)
-        return cls(C * H * W, 1, 0, W * C, rows * W * C * width, width, W * C * width, C * width)
+            return cls(C * H * W, C, H * W, W, rows * line, rows * line, line, width)
+        return cls(C * H * W, 1, 0, W * C, rows * line * C, width, line * C, C * width)
 
     def named(self, name: str) -> dict[str, int]:
         """As a kernel's plan names them."""
@@ -91,6 +98,11 @@ def cost(work: Correlation) -> float:
     return blocks * (total * work.g.G + turning * vectors)
 
 
+def _pieces(side: Side) -> int:
+    """Of an image, those that are contiguous from row to row: planes of channels, or all of it."""
+    return side.C if side.layout == "NCHW" else 1
+
+
 def _crowded(side: Side, width: int, dtype: np.dtype) -> bool:
     """Whether images lie so far apart that their elements of one place compete for few places of the first cache."""
     image = side.C * side.H * side.W * dtype.itemsize
@@ -98,11 +110,25 @@ def _crowded(side: Side, width: int, dtype: np.dtype) -> bool:
 
 
 def weight_cost(work: Correlation) -> float:
-    """The weight gradient has no such form: what it would read from the L2 cache again and again takes too long."""
-    return float("inf")
-
-
-weight_plan = channels.weight_plan
+    """What a weight gradient takes in this form."""
+    g, lanes = work.g, simd.lanes(work.dtype)
+    if max(g.OH, g.OW, *_margins(work)) > MOST_PIXELS or _rows_that_fit(work, lanes, MOST_BYTES) < 1:
+        return float("inf")
+    if g.G * _sums(work, lanes) * FEWEST_PARTS > _room(work.dtype):
+        return float("inf")
+    units = _units(work, lanes)
+    rows = _rows(work)
+    met = sum(last - first for _, first, last, _ in rows)
+    total = 0.0
+    for _, _, _, taps in _weight_tiles(work):
+        time = max(ROWS[taps] * taps, 8) * READING
+        total += -(-g.N // lanes) * met * work.ICG * (g.OW * time + LINE_COST)
+        total += len(units) * len(rows) * work.ICG * (common.TILE_COST + 2 * time)
+    read = CROWDED_READ_COST if _crowded(work.source, lanes, work.dtype) else TURN_COST
+    turning = sum(high for *_, high in units) * (work.source.C * g.IW * read + _pieces(work.source) * ROW_COST)
+    read = CROWDED_READ_COST if _crowded(work.target, lanes, work.dtype) else TURN_COST
+    turning += sum(count for _, _, count, *_ in units) * g.OC * g.OW * read
+    return total * g.G + turning + g.OC * g.ICG * g.KH * g.KW * SUM_COST
 
 
 def plan(work: Correlation) -> Plan:
@@ -153,6 +179,84 @@ def plan(work: Correlation) -> Plan:
         table(tiles, 3),
     )
     return common.plan(correlate_images, IMAGES, values, tables, work, False, False, (g.G, heights))
+
+
+def weight_plan(work: Correlation) -> Plan:
+    """The plan of a weight gradient."""
+    g, lanes = work.g, simd.lanes(work.dtype)
+    units, rows = _units(work, lanes), _rows(work)
+    before, after = _margins(work)
+    x = Turned.of(work.source, max(high for *_, high in units), lanes, before + after)
+    z = Turned.of(work.target, max(count for _, _, count, *_ in units), lanes)
+    block = _sums(work, lanes)
+    parts = common.shareable(max(1, min(PARTS, len(units), _room(work.dtype) // max(1, g.G * block))))
+    gradient = round_up(x.pieces * x.piece, lanes)
+    one, channel, row, column = _filter(work)
+    columns = work.columns[0].taps
+    tap_w = columns[1][1] - columns[0][1] if len(columns) > 1 else 0
+    tiles, sums = [], 0
+    for tile in _weight_tiles(work):
+        tiles.append((*tile, sums))
+        sums += ROWS[tile[3]] * tile[3] * len(rows) * work.ICG * lanes
+    values = dict(
+        N=g.N, G=g.G, ICG=g.ICG, OCG=g.OCG, **x.named("x"), **z.named("z"), w_group=g.OCG * one, w_row=one,
+        w_channel=channel, lanes=lanes, block=block, parts=parts, slabs=parts * g.G * block,
+        own=max(gradient + z.pieces * z.piece + max(ROWS.values()) * z.c, lanes * lanes), gradient=gradient,
+        left=before, columns=g.OW, in_h=g.SH, in_w=g.SW, tap_w=tap_w, tasks=parts,
+    )  # fmt: skip
+    tables = (
+        table(units, 5),
+        table([(kh * row, *met) for kh, *met in rows], 4),
+        table([(kw * column, offset + before) for kw, offset in columns], 2),
+        table(tiles, 5),
+    )
+    fill = len(rows) * len(columns) < g.KH * g.KW
+    return common.plan(weight_gradient_images, WEIGHT_IMAGES, values, tables, work, fill, True)
+
+
+def _margins(work: Correlation) -> tuple[int, int]:
+    """Columns that are read before the first of an image, and behind the last."""
+    left, span = reach(work.columns)
+    return max(0, -left), max(0, left + (work.g.OW - 1) * work.g.SW + span - work.g.IW)
+
+
+def _weight_tiles(work: Correlation) -> list[tuple[int, int, int, int]]:
+    """Tiles of the sums: first output channel, how many of the tile's exist; first tap of a row, how many taps."""
+    tiles, first = [], 0
+    columns = len(work.columns[0].taps)
+    while first < columns:
+        taps = next(taps for taps in TAPS if taps <= columns - first)
+        for channel in range(0, work.OCG, ROWS[taps]):
+            tiles.append((channel, min(ROWS[taps], work.OCG - channel), first, taps))
+        first += taps
+    return tiles
+
+
+def _sums(work: Correlation, lanes: int) -> int:
+    """Elements of the sums of a group: of each weight a vector."""
+    sums = sum(ROWS[taps] * taps for *_, taps in _weight_tiles(work))
+    return sums * len(work.rows[0].taps) * work.ICG * lanes
+
+
+def _room(dtype: np.dtype) -> int:
+    """How many elements all partial sums may have together."""
+    return 2 * common.PARTS_BYTES // dtype.itemsize
+
+
+def _rows(work: Correlation) -> list[tuple[int, int, int, int]]:
+    """The taps along rows: from which to which target row each meets the source, and what it reads for row 0."""
+    (axis,), step, size = work.rows, work.step[0], work.source.H
+    return [
+        (k, max(0, -(offset // step)), min(axis.pixels, (size - 1 - offset) // step + 1), offset)
+        for k, offset in axis.taps
+    ]
+
+
+def _units(work: Correlation, lanes: int) -> list[tuple[int, int, int, int, int]]:
+    """The bands of all blocks of images: the first image, and the band."""
+    blocks = -(-work.g.N // lanes)
+    bands = _bands(work, _axes(work)[0], lanes, blocks)
+    return [(block * lanes, *band) for block in range(blocks) for band in bands]
 
 
 def _blocks(work: Correlation, lanes: int) -> tuple[int, int]:

@@ -23,8 +23,13 @@ PAGE = 4096
 LOADING = 2.0
 #: The same where what is loaded meets all taps of a column of the kernel.
 SWEEPING = 1.2
-#: What reading every second pixel of a vector takes, and what reading or writing pixels further apart does.
-SECOND_COST, STRIDE_COST = 8, 50
+#: The same for a weight gradient, which reads the planes of a tile again and again: from the first cache, where they do
+#: not take more than so many bytes, or from the second.
+READING, FIRST_CACHE = (1.3, 2.0), 40_000
+#: To add one lane of a sum to another.
+LANE_COST = 8
+#: What reading every second pixel of a vector takes, writing it, and reading or writing pixels further apart.
+SECOND_COST, WIDEN_COST, STRIDE_COST = 8, 12, 50
 
 
 class Packing(NamedTuple):
@@ -47,7 +52,7 @@ def cost(work: Correlation) -> float:
             for columns in work.columns:
                 _, tiles, time = _tiles(rows.pixels, columns.pixels, packing.columns, height, lanes)
                 total += tiles * (time * work.ICG * len(rows.taps) * len(columns.taps) + common.TILE_COST)
-    writing = 0 if work.stride[1] == 1 else STRIDE_COST
+    writing = {1: 0, 2: WIDEN_COST}.get(work.stride[1], STRIDE_COST)
     return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, writing))
 
 
@@ -60,9 +65,11 @@ def weight_cost(work: Correlation) -> float:
     weights = work.ICG * len(work.rows[0].taps) * len(work.columns[0].taps)
     total = 0.0
     for _, height, _ in rows_of(work.OCG):
-        time = 2 * height if height > 1 else 8  # so long a sum takes whose next addition waits for the last one
+        far = height * vectors * lanes * work.dtype.itemsize > FIRST_CACHE
+        time = 2 * height * READING[far] if height > 1 else 8  # a sum whose next addition waits for the last takes 8
         total += -(-weights // 2) * (vectors * time + 2 * height + common.TILE_COST)
-    return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, 0))
+    whole = g.OC * weights * lanes * LANE_COST
+    return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, 0)) + whole
 
 
 def _reading(work: Correlation, lanes: int) -> float:
