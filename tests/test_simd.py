@@ -38,6 +38,7 @@ from numbaconv.simd import (
     move,
     narrow,
     outer,
+    pile,
     put,
     rectify,
     slide,
@@ -104,6 +105,10 @@ def words(rows: int, vectors: int) -> tuple[Callable, ...]:
         store(lift(spread(rows, vectors, b, 7), a, i), to, start, step, gap)
 
     @numba.njit
+    def by_pile(a, i, pitch, b, j, apart, to, start, step, gap):
+        store(pile(spread(rows, vectors, b, 7), a, i, pitch, apart), to, start, step, gap)
+
+    @numba.njit
     def by_turn(a, i, pitch, b, j, apart, to, start, step, gap):
         store(turn(load(vectors, rows, a, i, apart, pitch)), to, start, step, gap)
 
@@ -111,11 +116,12 @@ def words(rows: int, vectors: int) -> tuple[Callable, ...]:
     def by_rectify(a, i, pitch, b, j, apart, to, start, step, gap):
         store(rectify(lift(spread(rows, vectors, b, 7), a, i)), to, start, step, gap)
 
-    return by_zeros, by_spread, by_fill, by_outer, by_hadamard, by_dot, by_add, by_load, by_lift, by_turn, by_rectify
+    made = by_zeros, by_spread, by_fill, by_load
+    return *made, by_outer, by_hadamard, by_dot, by_add, by_lift, by_pile, by_turn, by_rectify
 
 
-NAMES = ["zeros", "spread", "fill", "outer", "hadamard", "dot", "add", "load", "lift", "turn", "rectify"]
-ZEROS, SPREAD, FILL, OUTER, HADAMARD, DOT, ADD, LOAD, LIFT, TURN, RECTIFY = range(len(NAMES))
+NAMES = ["zeros", "spread", "fill", "load", "outer", "hadamard", "dot", "add", "lift", "pile", "turn", "rectify"]
+ZEROS, SPREAD, FILL, LOAD, OUTER, HADAMARD, DOT, ADD, LIFT, PILE, TURN, RECTIFY = range(len(NAMES))
 each_word = pytest.mark.parametrize("word", range(len(NAMES)), ids=NAMES)
 
 
@@ -138,6 +144,7 @@ def meaning(word: int, rows: int, width: int, size: int, numbers: tuple[int, ...
                 ADD: lambda p, k, lane, far, here: to[here] + a[i + p * pitch] * b[far],
                 LOAD: lambda p, k, lane, far, here: a[i + p * pitch + far - j],
                 LIFT: lambda p, k, lane, far, here: b[7 + k] + a[i + lane],
+                PILE: lambda p, k, lane, far, here: b[7 + k] + a[i + p * pitch + far - j],
                 TURN: lambda p, k, lane, far, here: a[i + p * pitch + far - j],
                 RECTIFY: lambda p, k, lane, far, here: max(b[7 + k] + a[i + lane], 0),
             }[word](p, k, lane, far, here)
@@ -685,6 +692,8 @@ def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
         lambda: load(4, 1, array, 0, 34, 0),
         lambda: load(1, 2, array, 0, 0, 101 - size),
         lambda: lift(wide, array, 101 - size),
+        lambda: pile(tile, array, 0, 34, 0),
+        lambda: pile(wide, array, 0, 0, 101 - size),
         lambda: trim(tile, array, 0, 34, size, 4, 1, size),
         lambda: trim(wide, array, 0, 0, 100, 1, 2, 1),
         lambda: trim(wide, array, -1, 1, size, 1, 2, 1),

@@ -247,10 +247,10 @@ class SGD(Optimizer):
     def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
         if not self.momentum:
             return _sweep(kernels.sgd, data, (grad,), self.lr, self.weight_decay)
-        first = "momentum_buffer" not in memory
-        velocity = memory.setdefault("momentum_buffer", np.zeros_like(data)) if first else memory["momentum_buffer"]
-        fresh = 1.0 if first else 1 - self.dampening
-        rates = (self.lr, self.weight_decay, self.momentum, fresh, float(self.nesterov))
+        velocity, fresh = memory.get("momentum_buffer"), 1 - self.dampening
+        if velocity is None:
+            velocity, fresh = memory.setdefault("momentum_buffer", np.zeros_like(data)), 1.0
+        rates = (self.lr, self.weight_decay, self.momentum, fresh, self.nesterov)
         _sweep(kernels.sgd_momentum, data, (grad, velocity), *rates)
 
 
@@ -364,6 +364,6 @@ def _sweep(kernel: Kernel, data: np.ndarray, others: tuple[np.ndarray, ...], *ra
     """Run an update rule; ``data`` and ``others``, but for the gradient, are changed."""
     dtype, size = data.dtype, data.size
     target, rest = flat(data, dtype), [flat(array, dtype) for array in others]
-    launch_light(kernel, size, size, target, *rest, *map(dtype.type, rates))
+    launch_light(kernel, size, size, target, *rest, *map(float, rates))
     if not data.flags.carray:  # a copy was changed, for kernels know contiguous memory only
         data[...] = target.reshape(data.shape)

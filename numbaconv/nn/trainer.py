@@ -66,8 +66,10 @@ class Trainer:
                 raise TypeError(
                     f"{name} must be an instance of nn.{kind.__name__}, got {value!r} ({type(value).__name__})"
                 )
-        optimizer.bind(model.parameters())
+        parameters = model.parameters()
+        optimizer.bind(parameters)
         self.model = model
+        self._first = parameters[0]  # the model's dtype is that of its first parameter
         self._modules = list(model.modules())  # to find them takes as long as a small layer
         self.optimizer = optimizer
         self.loss = loss
@@ -269,7 +271,7 @@ class Trainer:
         finally:
             for module in training:
                 module.training = True
-        return np.concatenate(batches)
+        return np.concatenate(batches) if len(batches) > 1 else batches[0]
 
     def _train_batch(self, x: np.ndarray, y: np.ndarray, clip_norm: float | None = None) -> tuple[float, np.ndarray]:
         """Forward, backward, one step of the optimizer; the loss and the prediction, as they were before the step."""
@@ -290,7 +292,7 @@ class Trainer:
 
     def _cast(self, x: np.ndarray) -> np.ndarray:
         """``x`` in the dtype of the model."""
-        return x.astype(self.model.dtype, copy=False)
+        return x.astype(self._first.data.dtype, copy=False)
 
     def _check_fit(self, x: np.ndarray, y: np.ndarray, batch_size: int, augment: Augment | None = None) -> None:
         """Raise before anything is trained if model, images, targets and loss do not fit each other."""

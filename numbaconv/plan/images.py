@@ -31,7 +31,7 @@ READING, LINE_COST, ROW_COST, SUM_COST = 1.05, 25, 100, 25
 #: What turning a vector takes, and a round of the loops around the innermost; to begin a tile and to write it.
 TURN_COST, ROUND_COST, TILE_COST = 10, 4, 16
 #: The same for what is read and written where the images of a block compete for few places of the first cache.
-CROWDED_READ_COST, CROWDED_WRITE_COST = 16, 45
+CROWDED_READ_COST, CROWDED_WRITE_COST = 20, 45
 #: Bytes after which the places of the first cache repeat, how many lines find a place there, and bytes of images that
 #: the second cache makes up for it.
 PERIOD, WAYS, SMALL_BYTES = 4096, 8, 256 * 1024

@@ -2,7 +2,7 @@
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
 :func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard`,
-:func:`slide` or :func:`sweep`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix
+:func:`slide`, :func:`sweep` or :func:`pile`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix
 (:func:`linear`), and ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`,
 :func:`deal`, :func:`transpose` and :func:`clear` move memory.
 Arrays are flat, positions in them are counted in elements.
@@ -31,6 +31,7 @@ from numbaconv.simd.words import (
     move,
     narrow,
     outer,
+    pile,
     put,
     rectify,
     slide,
@@ -59,6 +60,7 @@ __all__ = [
     "sweep",
     "dot",
     "lift",
+    "pile",
     "rectify",
     "linear",
     "turn",

@@ -21,6 +21,7 @@ from numbaconv.simd.words import (
     lift,
     load,
     outer,
+    pile,
     put,
     rectify,
     silent,
@@ -68,6 +69,11 @@ def _type_rectify(context: Any) -> Callable:
 @type_callable(lift)
 def _type_lift(context: Any) -> Callable:
     return lambda tile, array, start: tile
+
+
+@type_callable(pile)
+def _type_pile(context: Any) -> Callable:
+    return lambda tile, array, start, pitch, apart: tile
 
 
 @type_callable(outer)
@@ -173,6 +179,18 @@ def _lower_lift(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     code = Code(context, builder, sig.args[0])
     other = code.load(pointer_of(context, builder, sig.args[1], array, start))
     return code.tile_of([builder.fadd(vector, other) for row in code.rows(tile) for vector in row])
+
+
+@lower_builtin(pile, Tile, types.Array, types.Integer, types.Integer, types.Integer)
+def _lower_pile(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, array, start, pitch, apart = args
+    code = Code(context, builder, sig.args[0])
+    keep_rolled(builder)
+    places = code.places(pointer_of(context, builder, sig.args[1], array, start), pitch, apart)
+    rows = zip(code.rows(tile), places, strict=True)
+    return code.tile_of(
+        [builder.fadd(vector, code.load(place)) for row, here in rows for vector, place in zip(row, here, strict=True)]
+    )
 
 
 @lower_builtin(rectify, Tile)

@@ -108,6 +108,13 @@ def lift(tile: Any, array: np.ndarray, start: int) -> Any:
     return tile + np.tile(cut(array, start, size), tile.shape[1] // size)
 
 
+@silent
+def pile(tile: Any, array: np.ndarray, start: int, pitch: int, apart: int) -> Any:
+    """Add what lies in memory: ``tile[p, v, lane] += array[start + p * pitch + v * apart + lane]``."""
+    rows, width = tile.shape
+    return tile + load(rows, width // lanes(tile.dtype), array, start, pitch, apart)
+
+
 def rectify(tile: Any) -> Any:
     """A tile with 0 instead of every element below it; NaN stays NaN."""
     return np.where((tile > 0) | (tile != tile), tile, tile.dtype.type(0))
