@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from numbaconv.arrays import check_bias, float_array, result_dtype
-from numbaconv.execution import bias_gradient, correlate, weight_gradient
-from numbaconv.geometry import Conv2dGeometry, integer
+from numbaconv.geometry import integer
+from numbaconv.kernels import linear as kernels
 from numbaconv.kernels.rows import OUTPUTS, multiply_rows
-from numbaconv.memory import flat
+from numbaconv.kernels.sums import STRETCH, sum_pixels
+from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, VECTORS
+from numbaconv.memory import flat, scratch
 from numbaconv.nn.activation import relu_backward
 from numbaconv.nn.checks import check_gradient, dense, flag, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, in_layout
 from numbaconv.nn.module import Module
-from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
-from numbaconv.threads import launch_light
+from numbaconv.plan import common
+from numbaconv.plan.common import round_up
+from numbaconv.simd import lanes
+from numbaconv.threads import launch, launch_light, threads_for
 
-_FORMS = FORMS["direct"]
 #: So many rows are fewer than what packing the weights pays for.
 _FEW_ROWS = 8
-#: Rows that are taken together, as pixels of an image.
-_WIDTHS = (14, 28, 16, 12, 24, 20, 10, 25, 8)
 
 
 class Linear(Module):
@@ -80,53 +82,69 @@ class Linear(Module):
         bias = None if self.bias is None else check_bias(self.bias.data, self.out_features)
         y = np.empty((len(x), self.out_features), result_dtype(x, weight))
         self._saved = x, Form.of(y), y if relu else None
-        if len(x) <= _FEW_ROWS and x.dtype == y.dtype:
-            sizes = (len(x), self.in_features, self.out_features, int(relu))
-            b = np.empty(0, y.dtype) if bias is None else flat(bias, y.dtype)
-            arrays = (x.reshape(-1), flat(weight, y.dtype), b)
-            launch_light(multiply_rows, -(-self.out_features // OUTPUTS), weight.size, *arrays, y.reshape(-1), sizes)
+        N, K, M = len(x), self.in_features, self.out_features
+        rows, weights, out, sizes = flat(x, y.dtype), flat(weight, y.dtype), y.reshape(-1), (N, K, M, int(relu))
+        if N <= _FEW_ROWS:
+            values = np.empty(0, y.dtype) if bias is None else flat(bias, y.dtype)
+            launch_light(multiply_rows, -(-M // OUTPUTS), weights.size, rows, weights, values, out, sizes)
             return y
-        g = self._geometry(x)
-        out = y.reshape(g.output_shape)
-        correlate(forward_plan, _FORMS, g, x.reshape(g.input_shape), _filters(weight), bias, out, relu=relu)
+        values = np.zeros(M, y.dtype) if bias is None else flat(bias, y.dtype)
+        tiles, width = _tiles(M), lanes(y.dtype)
+        threads = _threads(N * K * M, len(tiles))
+        memory = scratch(y.dtype, round_up(N, width) * K + threads * TALL * VECTORS * width)
+        launch(kernels.forward, threads, rows, weights, values, out, memory, tiles, sizes)
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_features)``, or None where nobody needs it."""
         x, form, rectified = self._recall()
-        g, weight = self._geometry(x), self.weight.data
         grad = check_gradient(grad_output, form)
         if rectified is not None:
             grad = relu_backward(grad, rectified)
-        grad = grad.reshape(g.output_shape)
-        grad_weight = np.empty(weight.shape, grad.dtype)
-        weight_gradient(_FORMS, g, x.reshape(g.input_shape), grad, _filters(grad_weight))
-        self.weight.add_grad(grad_weight)
+        dtype, N, K, M = grad.dtype, len(x), self.in_features, self.out_features
+        gradients = grad.reshape(-1)
+        self.weight.add_grad(_product(gradients, flat(x, dtype), (M, K), N, (1, M)))
         if self.bias is not None:
-            self.bias.add_grad(bias_gradient(g, grad))
+            sums, parts = np.empty(M, dtype), -(-N // STRETCH)
+            launch_light(sum_pixels, parts, grad.size, gradients, sums, np.empty(parts * M, dtype), M)
+            self.bias.add_grad(sums)
         if not self.needs_input_grad:
             return None
-        grad_input = np.empty(x.shape, grad.dtype)
-        correlate(input_gradient_plan, _FORMS, g, grad, _filters(weight), None, grad_input.reshape(g.input_shape))
-        return grad_input
-
-    def _geometry(self, x: np.ndarray) -> Conv2dGeometry:
-        """The layer as a 1 x 1 convolution of images of a single row, whose pixels are rows, and channels features.
-
-        Threads share images, and a register tile takes some pixels of one. So there are several images, but not too
-        small ones, where a size can be found that divides the rows.
-        """
-        width = next((width for width in _WIDTHS if len(x) % width == 0), max(1, len(x)))
-        shape = (len(x) // width, 1, width, self.in_features)
-        return Conv2dGeometry.forward(shape, (self.out_features, 1, 1, self.in_features), layout="NHWC")
+        weight = flat(float_array(self.weight.data, "weight"), dtype)
+        return _product(gradients, weight, (N, K), M, (M, 1))
 
     def _describe(self) -> str:
         return f"{self.in_features}, {self.out_features}" + ", bias=False" * (self.bias is None)
 
 
-def _filters(weight: np.ndarray) -> np.ndarray:
-    """A weight as that of the 1 x 1 convolution."""
-    return weight[:, None, None]
+def _product(a: np.ndarray, b: np.ndarray, shape: tuple[int, int], steps: int, apart: tuple[int, int]) -> np.ndarray:
+    """A product of two matrices of ``shape``, over so many ``steps``; rows and steps of ``a`` lie so far ``apart``."""
+    (rows, columns), width = shape, lanes(b.dtype)
+    c = np.empty(shape, b.dtype)
+    threads = _threads(rows * columns * steps, -(-columns // (VECTORS * width)))
+    last = scratch(b.dtype, steps * width if columns % width else 0)
+    launch(kernels.multiply, threads, a, b, c.reshape(-1), last, _tiles(rows), (columns, steps, *apart))
+    return c
+
+
+def _threads(products: int, tasks: int) -> int:
+    """How many threads are to share so many tasks."""
+    return threads_for(tasks) if 2 * products >= common.SERIAL_FLOPS else 1
+
+
+@lru_cache(maxsize=256)
+def _tiles(rows: int) -> np.ndarray:
+    """Tiles that cover so many rows and do not hang over: (first row, how many)."""
+    full = max(0, rows // TALL - MIDDLE)
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each number of rows: the time that tiles take, and the last one
+    for count in range(1, rows - full * TALL + 1):
+        best.append(min((best[count - h][0] + max(h, 4) + 1, h) for h in (TALL, MIDDLE, SHORT, 1) if h <= count))
+    heights, left = [TALL] * full, rows - full * TALL
+    while left > 0:
+        heights.append(best[left][1])
+        left -= heights[-1]
+    firsts = np.cumsum([0, *heights])[:-1]
+    return np.stack([firsts, np.array(heights, np.int64)], axis=1).astype(np.int64)
 
 
 class Flatten(Module):

@@ -2,9 +2,9 @@
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
 :func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard`,
-:func:`slide`, :func:`sweep` or :func:`pile`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix
-(:func:`linear`), and ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`,
-:func:`deal`, :func:`transpose` and :func:`clear` move memory.
+:func:`slide`, :func:`sweep` or :func:`pile`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a
+matrix (:func:`linear`), and ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`,
+:func:`move`, :func:`deal`, :func:`transpose` and :func:`clear` move memory.
 Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
