@@ -101,7 +101,10 @@ def launch(kernel: Kernel, threads: int, *arguments: Any, stages: range | None =
 
 def launch_light(kernel: Kernel, tasks: int, elements: int, *arguments: Any) -> None:
     """Run a kernel that does little with each of so many elements: few of them are not worth a second thread."""
-    launch(kernel, threads_for(tasks) if elements >= ELEMENTS_WORTH_A_THREAD else 1, *arguments)
+    if elements < ELEMENTS_WORTH_A_THREAD:
+        kernel.run(*arguments, ALL, 0, 1)
+    else:
+        launch(kernel, threads_for(tasks), *arguments)
 
 
 def _after_fork() -> None:

@@ -405,7 +405,8 @@ def check_weight_images(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert plan.threads <= n.tasks
 
     # a thread's part: the turned source, then the turned gradient, beyond whose channels the last tile reads
-    assert n.own == plan.own >= n.lanes**2
+    most = max((exist * taps for _, exist, _, taps, _ in tiles.tolist()), default=0)
+    assert n.own == plan.own >= n.lanes**2 + -(-most // n.lanes) * n.lanes
     assert (n.x_pieces - 1) * n.x_piece + units[:, 4].max() * n.x_h <= n.gradient
     highest = max((channel + ROWS[taps] for channel, _, _, taps, _ in tiles.tolist()), default=1) - 1
     last = (units[:, 2].max() - 1) * n.z_h + (n.columns - 1) * n.z_w + ((n.G - 1) * n.OCG + highest) * n.z_c

@@ -21,7 +21,7 @@ from numbaconv import simd
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import transpose_all
 from numbaconv.kernels.records import read, record
-from numbaconv.simd import add, clear, dot, lift, spread, store, transpose, zeros
+from numbaconv.simd import add, clear, copy, dot, lift, spread, store, transpose, zeros
 
 #: Taps that a tile may have, most first, and how many output channels it has then: so many sums as there are registers.
 TAPS = (5, 3, 1)
@@ -95,17 +95,17 @@ def weight_gradient_images(x, z, w, scratch, numbers, units, rows, columns, tile
         clear(scratch, own, plan.own)
         for part in share(plan.tasks, thread, threads):
             sums = part * plan.G * plan.block
-            clear(scratch, sums, plan.G * plan.block)
-            for unit in range(part * len(units) // plan.parts, (part + 1) * len(units) // plan.parts):
-                _sum_unit(x, z, scratch, own, sums, plan, units, unit, rows, columns, tiles)
+            begin = part * len(units) // plan.parts
+            for unit in range(begin, (part + 1) * len(units) // plan.parts):
+                _sum_unit(x, z, scratch, own, sums, plan, units, unit, rows, columns, tiles, unit == begin)
     if stage != 0:
         for piece in share(plan.G * len(tiles), thread, threads):
             _unpack_sums(w, scratch, plan.slabs + thread * plan.own, plan, rows, columns, tiles, piece)
 
 
 @routine
-def _sum_unit(x, z, scratch, own, sums, plan, units, unit, rows, columns, tiles):
-    """Add one band's share to all sums."""
+def _sum_unit(x, z, scratch, own, sums, plan, units, unit, rows, columns, tiles, fresh):
+    """Add one band's share to all sums, which are not there yet where they are ``fresh``."""
     n, first, count, top, high = units[unit, 0], units[unit, 1], units[unit, 2], units[unit, 3], units[unit, 4]
     images, gradient = min(plan.lanes, plan.N - n), own + plan.gradient
     if images < plan.lanes:  # the others must not add to any sum
@@ -129,24 +129,24 @@ def _sum_unit(x, z, scratch, own, sums, plan, units, unit, rows, columns, tiles)
                 i = gradient + (row - first) * plan.z_h + (g * plan.OCG + tiles[tile, 0]) * plan.z_c
                 j = own + (rows[kh, 3] + row * plan.in_h - top) * plan.x_h + columns[tiles[tile, 2], 1] * plan.x_w
                 for c in range(plan.ICG):
-                    to = _sum_tile(scratch, to, i, j + (g * plan.ICG + c) * plan.x_c, plan, taps, last - row)
+                    to = _sum_tile(scratch, to, i, j + (g * plan.ICG + c) * plan.x_c, plan, taps, last - row, fresh)
 
 
 @routine
-def _sum_tile(scratch, to, i, j, plan, taps, rows):
+def _sum_tile(scratch, to, i, j, plan, taps, rows, fresh):
     """Add the dot products of one tile, of one of the shapes that exist, to the sums; where those of the next begin."""
     if taps == 5:
-        _sum(zeros(FIVE, 5, scratch), scratch, to, i, j, plan, 5, rows)
+        _sum(zeros(FIVE, 5, scratch), scratch, to, i, j, plan, 5, rows, fresh)
         return to + FIVE * 5 * plan.lanes
     if taps == 3:
-        _sum(zeros(THREE, 3, scratch), scratch, to, i, j, plan, 3, rows)
+        _sum(zeros(THREE, 3, scratch), scratch, to, i, j, plan, 3, rows, fresh)
         return to + THREE * 3 * plan.lanes
-    _sum(zeros(ONE, 1, scratch), scratch, to, i, j, plan, 1, rows)
+    _sum(zeros(ONE, 1, scratch), scratch, to, i, j, plan, 1, rows, fresh)
     return to + ONE * plan.lanes
 
 
 @device
-def _sum(tile, scratch, to, i, j, plan, taps, rows):
+def _sum(tile, scratch, to, i, j, plan, taps, rows, fresh):
     for _ in range(rows):
         z, x = i, j
         for _ in range(plan.columns):
@@ -155,7 +155,10 @@ def _sum(tile, scratch, to, i, j, plan, taps, rows):
             x += plan.in_w * plan.x_w
         i += plan.z_h
         j += plan.in_h * plan.x_h
-    add(tile, scratch, to, taps * plan.lanes)
+    if fresh:
+        store(tile, scratch, to, taps * plan.lanes, plan.lanes)
+    else:
+        add(tile, scratch, to, taps * plan.lanes)
 
 
 @inlined
@@ -175,18 +178,19 @@ def _unpack_sums(w, scratch, own, plan, rows, columns, tiles, piece):
         for part in range(1, plan.parts):
             total = lift(total, scratch, at + part * plan.G * plan.block)
         store(total, scratch, at, 0, 0)
+    stage, step = own + plan.lanes * plan.lanes, columns[first + 1, 0] - columns[first, 0] if taps > 1 else 0
     for kh in range(len(rows)):
         for c in range(plan.ICG):
-            target = g * plan.w_group + channel * plan.w_row + c * plan.w_channel + rows[kh, 0]
             for start in range(0, exist * taps, plan.lanes):
-                count = min(plan.lanes, exist * taps - start)
                 transpose(
-                    scratch, own, plan.lanes, scratch, sums + start * plan.lanes, plan.lanes, count, plan.lanes
+                    scratch, own, plan.lanes, scratch, sums + start * plan.lanes, plan.lanes,
+                    min(plan.lanes, exist * taps - start), plan.lanes,
                 )  # fmt: skip
                 total = zeros(1, 1, scratch)
                 for lane in range(plan.lanes):
                     total = lift(total, scratch, own + lane * plan.lanes)
-                store(total, scratch, own, 0, 0)
-                for k in range(start, start + count):
-                    w[target + k // taps * plan.w_row + columns[first + k % taps, 0]] = scratch[own + k - start]
+                store(total, scratch, stage + start, 0, 0)
+            target = g * plan.w_group + channel * plan.w_row + c * plan.w_channel + rows[kh, 0] + columns[first, 0]
+            for row in range(exist):
+                copy(w, target + row * plan.w_row, step, scratch, stage + row * taps, 1, taps)
             sums += size * plan.lanes

@@ -81,7 +81,7 @@ class Sequential(Module):
         super().require_input_grad(needed)
         for layer in self.layers:
             layer.require_input_grad(needed)
-            if layer.parameters():
+            if next(layer.named_parameters(), None) is not None:
                 break
 
     def forward(self, x: np.ndarray) -> np.ndarray:

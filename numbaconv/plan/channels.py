@@ -12,6 +12,8 @@ from numbaconv.plan import common
 from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 
+#: To begin a row of pixels in a tile of a weight gradient.
+RUN_COST = 14
 #: To copy a pixel of a target whose channels do not fill a vector.
 COPY_COST = 4
 
@@ -56,7 +58,7 @@ def weight_cost(work: Correlation) -> float:
     for vectors, blocks in _shapes(work, cut):
         tiles = cover(joined * g.ICG, vectors)
         time = sum(_time(height, vectors) for _, height, _ in tiles)
-        total += blocks * windows * (g.OH * g.OW * time + len(tiles) * common.TILE_COST)
+        total += blocks * windows * (g.OH * (g.OW * time + len(tiles) * RUN_COST) + len(tiles) * common.TILE_COST)
     return g.N * (total * g.G + _turning(work, cut))
 
 

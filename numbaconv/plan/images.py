@@ -27,11 +27,11 @@ MOST_PIXELS = 512
 PARTS, FEWEST_PARTS = 8, 4
 #: Times that a step of a weight gradient takes longer than its multiply-adds, for it loads much. What it takes to begin
 #: a row of such steps, to begin to turn a row, and to sum up the lanes of a weight.
-READING, LINE_COST, ROW_COST, SUM_COST = 1.05, 25, 100, 25
+READING, LINE_COST, ROW_COST, SUM_COST = 1.05, 25, 100, 20
 #: What turning a vector takes, and a round of the loops around the innermost; to begin a tile and to write it.
 TURN_COST, ROUND_COST, TILE_COST = 10, 4, 16
 #: The same for what is read and written where the images of a block compete for few places of the first cache.
-CROWDED_READ_COST, CROWDED_WRITE_COST = 20, 45
+CROWDED_READ_COST, CROWDED_WRITE_COST = 22, 45
 #: Bytes after which the places of the first cache repeat, how many lines find a place there, and bytes of images that
 #: the second cache makes up for it.
 PERIOD, WAYS, SMALL_BYTES = 4096, 8, 256 * 1024
@@ -194,6 +194,7 @@ def weight_plan(work: Correlation) -> Plan:
     one, channel, row, column = _filter(work)
     columns = work.columns[0].taps
     tap_w = columns[1][1] - columns[0][1] if len(columns) > 1 else 0
+    summed = round_up(max(rows * taps for taps, rows in ROWS.items()), lanes)
     tiles, sums = [], 0
     for tile in _weight_tiles(work):
         tiles.append((*tile, sums))
@@ -201,7 +202,7 @@ def weight_plan(work: Correlation) -> Plan:
     values = dict(
         N=g.N, G=g.G, ICG=g.ICG, OCG=g.OCG, **x.named("x"), **z.named("z"), w_group=g.OCG * one, w_row=one,
         w_channel=channel, lanes=lanes, block=block, parts=parts, slabs=parts * g.G * block,
-        own=max(gradient + z.pieces * z.piece + max(ROWS.values()) * z.c, lanes * lanes), gradient=gradient,
+        own=max(gradient + z.pieces * z.piece + max(ROWS.values()) * z.c, lanes * lanes + summed), gradient=gradient,
         left=before, columns=g.OW, in_h=g.SH, in_w=g.SW, tap_w=tap_w, tasks=parts,
     )  # fmt: skip
     tables = (
