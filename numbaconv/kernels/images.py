@@ -20,10 +20,21 @@ channels, as where lanes are pixels (:mod:`numbaconv.kernels.planes`)::
 from __future__ import annotations
 
 from numbaconv.jit import device, inlined, kernel, routine, share
-from numbaconv.kernels.packing import pack_filters, transpose_all
+from numbaconv.kernels.packing import pack_weights, transpose_all
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.simd import fill, rectify, store
+
+#: Of images that are turned, as plans name them. An image has pieces that are contiguous from row to row: planes of
+#: channels, or all of it. How far it is from an image to the next; how many pieces there are, and how far it is from
+#: one to the next; how long a row of a piece is; and how far it is between turned pieces, channels, rows and columns.
+TURNED = ("n", "pieces", "step", "row", "piece", "c", "h", "w")
+
+
+def turned(name: str) -> tuple[str, ...]:
+    """These names for one of the images of a record."""
+    return tuple(f"{name}_{field}" for field in TURNED)
+
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan.images` makes it.
 IMAGES = record(
@@ -32,22 +43,8 @@ IMAGES = record(
     "ICG",  # source channels of a group
     "OCG",
     "W",  # target columns
-    "x_n",  # source elements from an image to the next; an image has pieces that are contiguous from row to row:
-    "x_pieces",  # planes of channels, or all of it
-    "x_step",  # from a piece to the next
-    "x_row",  # from a row of a piece to the next
-    "x_piece",  # turned elements from a piece to the next
-    "x_c",  # from a channel, row and column to the next
-    "x_h",
-    "x_w",
-    "y_n",  # the same of the target
-    "y_pieces",
-    "y_step",
-    "y_row",
-    "y_piece",
-    "y_c",
-    "y_h",
-    "y_w",
+    *turned("x"),  # the source
+    *turned("y"),  # the target
     "w_group",  # elements of the weight from a group to the next, and from a target channel to the next
     "w_row",
     "joined",  # steps whose weights follow each other in memory
@@ -97,22 +94,11 @@ def correlate_images(
     plan = read(numbers, IMAGES)
     if stage != 1:
         for tile in share(plan.G * len(tiles), thread, threads):
-            _pack_weights(w, packed, plan, steps, tiles, tile)
+            pack_weights(w, packed, plan, steps, tiles, tile)
     if stage != 0:
         own = plan.slabs + thread * plan.own
         for task in share(plan.tasks, thread, threads):
             _correlate_band(x, bias, y, packed, scratch, own, plan, len(steps), bands, rows, columns, tiles, task)
-
-
-@routine
-def _pack_weights(w, packed, plan, steps, tiles, tile):
-    """Pack the weights of one tile's target channels."""
-    g = tile // len(tiles)
-    first, height, exist = tiles[tile % len(tiles), 0], tiles[tile % len(tiles), 1], tiles[tile % len(tiles), 2]
-    pack_filters(
-        w, g * plan.w_group + first * plan.w_row, plan.w_row, steps, plan.joined,
-        packed, (g * plan.heights + first) * len(steps), height, exist, plan.lanes,
-    )  # fmt: skip
 
 
 @routine

@@ -259,6 +259,17 @@ def pack_filters(w, start, s_row, steps, joined, packed, to, height, exist, lane
 
 
 @routine
+def pack_weights(w, packed, plan, steps, tiles, tile):
+    """Pack the weights of one of all groups' tiles of target channels, (first channel, rows, rows that exist)."""
+    g = tile // len(tiles)
+    first, height, exist = tiles[tile % len(tiles), 0], tiles[tile % len(tiles), 1], tiles[tile % len(tiles), 2]
+    pack_filters(
+        w, g * plan.w_group + first * plan.w_row, plan.w_row, steps, plan.joined,
+        packed, (g * plan.heights + first) * len(steps), height, exist, plan.lanes,
+    )  # fmt: skip
+
+
+@routine
 def unpack_planes(stage, start, pitch, channels, pixels, y, to, s_channel, s_pixel, lanes):
     """Copy pixels of planes that lie ``pitch`` apart to where channels lie ``s_channel`` and pixels ``s_pixel``."""
     if s_channel == 1:

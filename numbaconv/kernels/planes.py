@@ -26,7 +26,7 @@ loaded meets all taps of a column of the kernel.
 from __future__ import annotations
 
 from numbaconv.jit import device, inlined, kernel, routine, share
-from numbaconv.kernels.packing import pack_filters, pack_planes, unpack_planes
+from numbaconv.kernels.packing import pack_planes, pack_weights, unpack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, PLANE_TILES, SHORT, TALL
 from numbaconv.simd import fill, outer, put, rectify, store, sweep, turn
@@ -102,7 +102,7 @@ def correlate_planes(
     plan = read(numbers, PLANES)
     if stage != 1:
         for tile in share(plan.G * len(rows), thread, threads):
-            _pack_weights(w, packed, plan, steps, rows, tile)
+            pack_weights(w, packed, plan, steps, rows, tile)
     if stage != 0:
         _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, runs, phases, rows, thread, threads)
 
@@ -113,17 +113,6 @@ def _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, runs,
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
         _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, runs, phases, rows, task)
-
-
-@routine
-def _pack_weights(w, packed, plan, steps, rows, tile):
-    """Pack the weights of one tile's output channels."""
-    g = tile // len(rows)
-    first, height, exist = rows[tile % len(rows), 0], rows[tile % len(rows), 1], rows[tile % len(rows), 2]
-    pack_filters(
-        w, g * plan.w_group + first * plan.w_row, plan.w_row, steps, plan.joined,
-        packed, (g * plan.heights + first) * len(steps), height, exist, plan.lanes,
-    )  # fmt: skip
 
 
 @inlined

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from numbaconv import simd
 from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv.kernels.images import turned
 from numbaconv.kernels.packing import transpose_all
 from numbaconv.kernels.records import read, record
 from numbaconv.simd import add, clear, copy, dot, lift, spread, store, transpose, zeros
@@ -35,22 +36,8 @@ WEIGHT_IMAGES = record(
     "G",  # groups
     "ICG",  # input channels of a group
     "OCG",
-    "x_n",  # input elements from an image to the next; an image has pieces that are contiguous from row to row:
-    "x_pieces",  # planes of channels, or all of it
-    "x_step",  # from a piece to the next
-    "x_row",  # from a row of a piece to the next
-    "x_piece",  # turned elements from a piece to the next
-    "x_c",  # from a channel, row and column to the next
-    "x_h",
-    "x_w",
-    "z_n",  # the same of the output's gradient
-    "z_pieces",
-    "z_step",
-    "z_row",
-    "z_piece",
-    "z_c",
-    "z_h",
-    "z_w",
+    *turned("x"),  # the input
+    *turned("z"),  # the output's gradient
     "w_group",  # elements of the weight from a group, output channel, input channel to the next
     "w_row",
     "w_channel",

@@ -40,7 +40,7 @@ PERIOD, WAYS, SMALL_BYTES = 4096, 8, 256 * 1024
 class Turned(NamedTuple):
     """How an image lies in memory, as pieces that are contiguous from row to row; and how it does when turned.
 
-    Turned, an element is one of each image of the block.
+    Turned, an element is one of each image of the block. The fields are those of ``kernels.images.TURNED``.
     """
 
     n: int  # elements from an image to the next
