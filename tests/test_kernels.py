@@ -224,9 +224,7 @@ FAR = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("form", "groups"), [("channels", 1), ("planes", 1), ("planes", 3), ("images", 1), ("images", 3), ("depthwise", 3)]
-)
+@pytest.mark.parametrize(("form", "groups"), [("channels", 1), ("planes", 1), ("planes", 3), ("depthwise", 3)])
 @pytest.mark.parametrize("parameters", [parameters for parameters, _ in FAR], ids=[name for _, name in FAR])
 def test_parameters_that_reach_far_cost_no_memory(
     parameters: dict[str, Any], groups: int, form: str, monkeypatch: Any
