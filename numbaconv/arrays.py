@@ -188,5 +188,7 @@ def _overlaps_itself(array: np.ndarray) -> bool:
 
 def rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """``values`` as ``dtype``; beyond its range they become infinite or 0, whatever NumPy is told to do about that."""
+    if values.dtype == dtype:
+        return values
     with np.errstate(all="ignore"):
-        return values.astype(dtype, copy=False)
+        return values.astype(dtype)

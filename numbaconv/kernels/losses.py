@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from numbaconv.jit import Kernel, share
+from numbaconv.jit import Kernel, compiled, share
 
 
 @Kernel
@@ -32,3 +32,12 @@ def cross_entropy(logits, target, smoothing, losses, gradient, classes, stage, t
         for c in range(classes):
             to[c] = (to[c] / total - smoothing / classes) / N
         to[target[n]] -= (1 - smoothing) / N
+
+
+@compiled
+def within(labels, classes):
+    """Whether all labels are from 0 to ``classes - 1``."""
+    outside = False
+    for label in labels:
+        outside |= (label < 0) | (label >= classes)
+    return not outside

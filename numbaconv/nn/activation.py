@@ -47,7 +47,11 @@ class ReLU(Module):
 
 def relu_backward(grad_output: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The gradient where ``y``, the output of a ReLU, is positive, and 0 elsewhere."""
-    grad = check_gradient(grad_output, Form.of(y))
+    return masked(check_gradient(grad_output, Form.of(y)), y)
+
+
+def masked(grad: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The same for a gradient that is known to be like ``y``."""
     grad_input = np.empty_like(y)
     launch_light(elementwise.relu_backward, y.size, y.size, flat(grad), flat(y), flat(grad_input))
     return grad_input

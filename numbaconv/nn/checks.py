@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import float_array
+from numbaconv.kernels.losses import within
 from numbaconv.nn.layout import Form, in_layout, is_dense
 from numbaconv.values import flag as flag
 from numbaconv.values import real as real
@@ -60,7 +61,7 @@ def labels(value: Any, classes: int, name: str = "target") -> np.ndarray:
         raise TypeError(f"{name} must be integer labels, got dtype {value.dtype}: convert it with .astype(numpy.int64)")
     if value.ndim != 1:
         raise ValueError(f"{name} must be one label an image, (N,), got shape {value.shape}")
-    if len(value) and not 0 <= value.min() <= value.max() < classes:
+    if not within(np.ascontiguousarray(value, np.int64), classes):
         raise ValueError(
             f"{name} must be labels from 0 to {classes - 1} ({classes} classes), got {value.min()} to {value.max()}"
         )

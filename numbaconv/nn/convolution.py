@@ -12,7 +12,7 @@ from numbaconv.arrays import check_bias, float_array, result_dtype
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.functional import conv2d, conv2d_weight, conv_transpose2d
 from numbaconv.geometry import Conv2dGeometry, IntOrPair, Padding, Shape, integer, pads, pair
-from numbaconv.nn.activation import relu_backward
+from numbaconv.nn.activation import masked
 from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, empty, preferred
@@ -166,7 +166,7 @@ class Conv2d(_Convolution):
         x, form, geometry, rectified = self._recall()
         grad, forms, weight = check_gradient(grad_output, form), FORMS[get_algorithm()], self.weight.data
         if rectified is not None:
-            grad = relu_backward(grad, rectified)
+            grad = masked(grad, rectified)
         self.weight.add_grad(weight_gradient(forms, geometry, x, grad, np.empty(weight.shape, grad.dtype)))
         if self.bias is not None:
             self.bias.add_grad(bias_gradient(geometry, grad))

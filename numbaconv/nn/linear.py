@@ -15,7 +15,7 @@ from numbaconv.kernels.rows import OUTPUTS, multiply_rows
 from numbaconv.kernels.sums import STRETCH, sum_pixels
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, VECTORS
 from numbaconv.memory import flat, scratch
-from numbaconv.nn.activation import relu_backward
+from numbaconv.nn.activation import masked
 from numbaconv.nn.checks import check_gradient, dense, flag, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, in_layout
@@ -100,7 +100,7 @@ class Linear(Module):
         x, form, rectified = self._recall()
         grad = check_gradient(grad_output, form)
         if rectified is not None:
-            grad = relu_backward(grad, rectified)
+            grad = masked(grad, rectified)
         dtype, N, K, M = grad.dtype, len(x), self.in_features, self.out_features
         gradients = grad.reshape(-1)
         self.weight.add_grad(_product(gradients, flat(x, dtype), (M, K), N, (1, M)))
