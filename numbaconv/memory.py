@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,12 +18,15 @@ from numbaconv.geometry import Layout
 KEPT_BYTES = 64 * 1024 * 1024
 #: Vectors that do not cross a cache line load faster.
 CACHE_LINE = 64
+#: Arrays of fewer bytes than this are as quickly had from the operating system's allocator.
+POOLED_BYTES = 64 * 1024
 
 _OTHER: dict[Layout, tuple[Layout, tuple[int, int, int, int]]] = {
     "NCHW": ("NHWC", (0, 2, 3, 1)),
     "NHWC": ("NCHW", (0, 3, 1, 2)),
 }
-_kept = threading.local()
+_BYTE = np.dtype(np.uint8)
+_kept, _current = threading.local(), threading.local()
 
 
 def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -94,9 +101,75 @@ def scratch(dtype: np.dtype, size: int) -> np.ndarray:
 
 def aligned(dtype: np.dtype, size: int, what: str) -> np.ndarray:
     """``size`` elements of new memory that starts at a cache line, with anything in it."""
-    memory = empty((size * dtype.itemsize + CACHE_LINE,), np.dtype(np.uint8), what)
+    memory = empty((size * dtype.itemsize + CACHE_LINE,), _BYTE, what)
     first = -memory.ctypes.data % CACHE_LINE
     return memory[first : first + size * dtype.itemsize].view(dtype)
+
+
+class Pool(threading.local):
+    """Memory of arrays that nobody holds any more, for the next arrays of the same size.
+
+    An operating system hands out memory page by page, when it is first touched, and takes it back when much of it is
+    free: where the same large arrays are made again and again, that takes a tenth of the time. Each Python thread has a
+    pool of its own.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, list[np.ndarray]] = {}
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """A new array with anything in it."""
+        size = dtype.itemsize * math.prod(shape)
+        if size < POOLED_BYTES:
+            return np.empty(shape, dtype)
+        pieces = self._pieces.setdefault(size, [])
+        place = next((k for k in range(len(pieces)) if _holders(pieces, k) == _NOBODY), len(pieces))
+        if place == len(pieces):
+            pieces.append(self._piece(size))
+        return pieces[place].view(dtype).reshape(shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy is an empty one."""
+        return Pool, ()
+
+    def clear(self) -> None:
+        """Give back all memory that nobody holds."""
+        for pieces in self._pieces.values():
+            pieces[:] = [pieces[k] for k in range(len(pieces)) if _holders(pieces, k) != _NOBODY]
+
+    def _piece(self, size: int) -> np.ndarray:
+        """New memory; where there is none left, after what nobody holds has been given back."""
+        try:
+            return aligned(_BYTE, size, "what is kept between layers")
+        except MemoryError:
+            self.clear()
+            return aligned(_BYTE, size, "what is kept between layers")
+
+
+def _holders(pieces: list[np.ndarray], k: int) -> int:
+    """How many hold the memory of a piece: every view of it does, and every view of a view."""
+    return sys.getrefcount(pieces[k].base)
+
+
+#: That number where nobody does but the piece.
+_NOBODY = _holders([aligned(_BYTE, 1, "a byte")], 0)
+
+
+@contextmanager
+def recycling(pool: Pool) -> Iterator[None]:
+    """Within this context, :func:`fresh` takes memory from a pool, in the calling thread."""
+    before = getattr(_current, "pool", None)
+    _current.pool = pool
+    try:
+        yield
+    finally:
+        _current.pool = before
+
+
+def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new array with anything in it."""
+    pool: Pool | None = getattr(_current, "pool", None)
+    return np.empty(shape, dtype) if pool is None else pool.empty(shape, dtype)
 
 
 class _Memory:

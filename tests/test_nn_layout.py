@@ -122,6 +122,63 @@ def test_a_sum_and_relu_together() -> None:
         assert np.array_equal(model.backward(grad), parts[0].backward(parts[1].backward(grad)))
 
 
+def block(shortcut: bool) -> nn.Sequential:
+    """A residual block whose main path ends in batch norm, and the ReLU behind it."""
+    main = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, rng=0), nn.BatchNorm2d(16))
+    return nn.Sequential(nn.Residual(main, nn.Conv2d(16, 16, 1, rng=1) if shortcut else None), nn.ReLU())
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("shortcut", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_and_a_sum_together(relu: bool, shortcut: bool, layout: str) -> None:
+    rng = np.random.default_rng(5)
+    x, grad = (in_layout(rng.standard_normal((4, 16, 9, 7)).astype(np.float32), layout) for _ in range(2))
+    model, parts = block(shortcut), block(shortcut)
+    residual, rectified = parts
+    conv, norm = residual.main
+    found = model(x) if relu else model[0](x)
+
+    h = norm(conv(x))
+    y = rectified(h + (residual.shortcut(x) if shortcut else x))
+    if not relu:
+        y = h + (residual.shortcut(x) if shortcut else x)
+    assert np.array_equal(found, y)
+
+    through = rectified.backward(grad) if relu else grad
+    expected = conv.backward(norm.backward(through)) + (residual.shortcut.backward(through) if shortcut else through)
+    assert np.array_equal(model.backward(grad) if relu else model[0].backward(grad), expected)
+    for (name, a), b in zip(model.named_parameters(), parts.parameters(), strict=True):
+        assert np.array_equal(a.grad, b.grad), name
+
+
+def test_a_sum_that_batch_norm_can_not_take() -> None:
+    x = np.random.default_rng(6).standard_normal((2, 16, 4, 4)).astype(np.float32)
+
+    class Wide(nn.Module):
+        def forward(self, x: np.ndarray) -> np.ndarray:
+            return x.astype(np.float64)
+
+        def backward(self, grad_output: np.ndarray) -> np.ndarray:
+            return grad_output.astype(np.float32)
+
+    model = block(False)
+    model[0].shortcut = Wide()
+    y = model(x)
+    assert y.dtype == np.float64
+    assert model.backward(np.ones(y.shape)).shape == x.shape
+    with pytest.raises(ValueError, match="must be alike to be added"):
+        nn.Residual(nn.Sequential(nn.BatchNorm2d(16)), nn.Conv2d(16, 16, 2, rng=0))(x)
+
+
+def test_a_main_path_in_evaluation_adds_nothing_itself() -> None:
+    x = np.random.default_rng(7).standard_normal((2, 16, 4, 4)).astype(np.float32)
+    model = block(False)
+    model[0].main.eval()
+    mixed = model(x)
+    assert np.array_equal(mixed, model.eval()(x))
+
+
 def test_nan_goes_through() -> None:
     x = np.array([np.nan, -1, 1], np.float32).reshape(1, 1, 1, 3)
     norm = nn.BatchNorm2d(1).eval()

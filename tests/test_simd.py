@@ -39,6 +39,7 @@ from numbaconv.simd import (
     narrow,
     outer,
     pile,
+    prefetch,
     put,
     rectify,
     slide,
@@ -544,6 +545,29 @@ def test_clear(dtype: Any, function: Any) -> None:
         to = buffers(dtype)[2]
         function(to, start, count)
         np.testing.assert_array_equal(np.flatnonzero(to == 0), np.arange(start, start + max(0, count)))
+
+
+@numba.njit
+def prefetched(array, start, count):
+    prefetch(array, start, count)
+
+
+@pytest.mark.parametrize("function", [as_python(prefetched), pytest.param(prefetched, marks=pytest.mark.compiled)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_prefetch_changes_nothing_and_may_miss(dtype: Any, function: Any) -> None:
+    array = buffers(dtype)[2]
+    before = array.copy()
+    for start, count in ((0, 0), (0, 1), (3, 100), (0, SIZE), (SIZE, 0), (SIZE, 10_000), (-5000, 100), (7, -1)):
+        function(array, start, count)
+    np.testing.assert_array_equal(array, before)
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for an instruction of x86")
+def test_prefetch_is_an_instruction() -> None:
+    prefetched(np.zeros(1, np.float32), 0, 1)
+    code = "".join(prefetched.inspect_asm().values())
+    assert "prefetcht1" in code
 
 
 @numba.njit

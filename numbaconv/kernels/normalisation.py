@@ -1,4 +1,6 @@
-"""Batch normalisation: sums over a channel, and what is then done to every one of its pixels; with a ReLU, if wanted.
+"""Batch normalisation: sums over a channel, and what is then done to every one of its pixels.
+
+What follows it in a network can be done in the same sweep: another image is added, and the sum goes through a ReLU.
 
 Images are flat ``(N, C, R, L)``: rows of ``L`` elements, in which *inner* channels take turns. Where a plane of pixels
 has one channel, a row is some pixels of it, and inner is 1. Where channels are innermost, it is some whole pixels of an
@@ -98,10 +100,13 @@ def moments(x, center, totals, squares, sizes, stage, thread, threads):
 
 
 @Kernel
-def scale_shift(x, center, scale, shift, y, sizes, stage, thread, threads):
-    """``y = (x - center) * scale + shift``, with one center, scale and shift a channel; then its ReLU, if wanted."""
+def scale_shift(x, center, scale, shift, other, y, sizes, stage, thread, threads):
+    """``y = (x - center) * scale + shift``, with one center, scale and shift a channel.
+
+    Then ``other`` is added, unless it is empty; and then comes the ReLU, if wanted.
+    """
     _, C, R, L, inner, parts, relu = sizes
-    zero = x.dtype.type(0)
+    zero, adds = x.dtype.type(0), len(other) > 0
     a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
     for task in share(parts * C, thread, threads):
         first, last, c = _rows(task, sizes)
@@ -111,9 +116,15 @@ def scale_shift(x, center, scale, shift, y, sizes, stage, thread, threads):
         for n in range(first, last):
             for r in range(R):
                 source, to = _row(x, n, c, r, sizes), _row(y, n, c, r, sizes)
-                for i in range(L):
-                    value = (source[i] - a[i]) * b[i] + t[i]
-                    to[i] = zero if relu and value <= 0 else value
+                if adds:
+                    more = _row(other, n, c, r, sizes)
+                    for i in range(L):
+                        value = (source[i] - a[i]) * b[i] + t[i] + more[i]
+                        to[i] = zero if relu and value <= 0 else value
+                else:
+                    for i in range(L):
+                        value = (source[i] - a[i]) * b[i] + t[i]
+                        to[i] = zero if relu and value <= 0 else value
 
 
 @Kernel
@@ -142,6 +153,37 @@ def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, s
                     value = grad[i] if through else zero
                     sums[i] += value
                     more[i] += value * distance
+        _fold(sums, c, inner, totals[task // C])
+        _fold(more, c, inner, products[task // C])
+
+
+@Kernel
+def masked_moments(grad_y, y, x, center, through, totals, products, sizes, stage, thread, threads):
+    """The same, where something was added before the ReLU: what it gave, ``y``, tells where there is a gradient.
+
+    That gradient, of both summands, is written to ``through``.
+    """
+    _, C, R, L, inner, parts, _ = sizes
+    zero = x.dtype.type(0)
+    a, sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    for task in share(parts * C, thread, threads):
+        first, last, c = _rows(task, sizes)
+        _along(center, c, inner, a)
+        sums[:] = 0
+        more[:] = 0
+        for n in range(first, last):
+            for r in range(R):
+                source, grad, output, to = (
+                    _row(x, n, c, r, sizes),
+                    _row(grad_y, n, c, r, sizes),
+                    _row(y, n, c, r, sizes),
+                    _row(through, n, c, r, sizes),
+                )
+                for i in range(L):
+                    value = grad[i] if output[i] > 0 else zero
+                    to[i] = value
+                    sums[i] += value
+                    more[i] += value * (source[i] - a[i])
         _fold(sums, c, inner, totals[task // C])
         _fold(more, c, inner, products[task // C])
 

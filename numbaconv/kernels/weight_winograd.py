@@ -23,7 +23,7 @@ from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_output, transform_taps
-from numbaconv.kernels.winograd import first_pixel, transform_images
+from numbaconv.kernels.winograd import first_pixel, transform_images, look_ahead
 from numbaconv.simd import add, clear, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
@@ -81,6 +81,11 @@ WEIGHT_WINOGRAD = record(
     "left",
     "columns",  # of a slab of the input
     "units",  # rows of strips, of all images
+    "ahead",  # 1: what the next batch reads is prefetched
+    "x_ahead",  # elements of the input from what a batch reads to what is prefetched meanwhile
+    "x_unit",  # elements of an image for each of its rows of strips
+    "y_ahead",  # the same for the gradient
+    "y_unit",
     "tasks",
 )
 
@@ -151,7 +156,8 @@ def _sum_share(x, z, scratch, plan, tiles, thread, threads):
                 inputs = own + plan.inputs
                 transform_images(x, scratch, own, inputs, plan, g, unit, batch)
             count = _transform_gradients(z, scratch, own, plan, g, first, last, unit, batch)
-            _multiply(scratch, own, inputs, plan, last - first, tiles, count)
+            hints = batch if plan.ahead else 0
+            _multiply(scratch, own, inputs, plan, last - first, tiles, count, x, z, unit, hints)
             unit += batch
         sums = ((part * plan.G + g) * plan.blocks + first) * plan.block_size
         _transform_sums(scratch, own, plan, last - first, sums)
@@ -193,10 +199,14 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
 
 
 @routine
-def _multiply(scratch, own, inputs, plan, blocks, tiles, count):
+def _multiply(scratch, own, inputs, plan, blocks, tiles, count, x, z, unit, units):
     """Add the products of ``count`` tiles to the sums of some blocks, at every point."""
     vectors = 1 if plan.width == plan.lanes else 2
-    for point in range(plan.points * plan.points):
+    points = plan.points * plan.points
+    for point in range(points):
+        if units > 0:
+            look_ahead(x, plan.x_ahead + unit * plan.x_unit, units * plan.x_unit, point, points)
+            look_ahead(z, plan.y_ahead + unit * plan.y_unit, units * plan.y_unit, point, points)
         a = inputs + point * plan.input_point
         b = own + plan.gradients + point * plan.gradient_point
         to = own + plan.sums + point * plan.sum_point

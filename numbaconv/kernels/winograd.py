@@ -40,7 +40,7 @@ from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_input, transform_sums, transform_taps
-from numbaconv.simd import clear, move, store, zeros
+from numbaconv.simd import clear, move, prefetch, store, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WINOGRAD = record(
@@ -94,6 +94,11 @@ WINOGRAD = record(
     "left",
     "columns",  # of a slab
     "units",  # rows of strips, of all images
+    "ahead",  # 1: what is read and written next is prefetched
+    "x_ahead",  # elements from what a batch reads to what is prefetched meanwhile
+    "x_unit",  # elements of an image for each of its rows of strips
+    "y_ahead",  # the same for what it writes
+    "y_unit",
     "relu",  # 1: instead of what is below 0, 0 is written
     "tasks",  # what threads share: blocks of weights, or the units of all groups
 )
@@ -201,7 +206,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
                 batch = min(group - unit, plan.batch)
                 _multiply(
                     scratch, inputs + unit * plan.row_tiles * plan.pitch, scratch, own + plan.weights, own + plan.sums,
-                    plan, block % plan.blocks, batch * plan.row_tiles, heights,
+                    plan, block % plan.blocks, batch * plan.row_tiles, heights, x, y, 0, 0, 0,
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, g, block % plan.blocks, unit, batch)
     else:
@@ -211,7 +216,12 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
             tiles = transform_images(x, scratch, own, own + plan.inputs, plan, g, task - g * group, batch)
             for block in range(plan.blocks):
                 weights = plan.weights + (g * plan.blocks + block) * plan.block_size
-                _multiply(scratch, own + plan.inputs, packed, weights, own + plan.sums, plan, block, tiles, heights)
+                reads = batch if plan.ahead and block == plan.blocks - 1 else 0
+                writes = batch if plan.ahead and block == 0 else 0
+                _multiply(
+                    scratch, own + plan.inputs, packed, weights, own + plan.sums, plan, block, tiles, heights, x, y,
+                    task, reads, writes,
+                )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, g, block, task - g * group, batch)
             task += batch
 
@@ -256,11 +266,26 @@ def transform_images(x, scratch, own, to, plan, g, task, batch):
     return tiles
 
 
+@inlined
+def look_ahead(array, start, count, part, parts):
+    """Prefetch one of so many parts of a piece of memory, as much of it as exists."""
+    first, last = start + count * part // parts, start + count * (part + 1) // parts
+    prefetch(array, first, min(last, len(array)) - first)
+
+
 @routine
-def _multiply(scratch, inputs, packed, weights, sums, plan, block, tiles, heights):
-    """Multiply the transformed input with a block of transformed weights, at every point."""
+def _multiply(scratch, inputs, packed, weights, sums, plan, block, tiles, heights, x, y, unit, reads, writes):
+    """Multiply the transformed input with a block of transformed weights, at every point.
+
+    Meanwhile, memory is prefetched that ``units`` rows of strips from ``unit`` on stand for.
+    """
     vectors = 2 if plan.OCG - block * plan.width > plan.lanes else 1
-    for point in range(plan.points * plan.points):
+    points = plan.points * plan.points
+    for point in range(points):
+        if reads > 0:
+            look_ahead(x, plan.x_ahead + unit * plan.x_unit, reads * plan.x_unit, point, points)
+        if writes > 0:
+            look_ahead(y, plan.y_ahead + unit * plan.y_unit, writes * plan.y_unit, point, points)
         a, to, left = inputs + point * plan.input_point, sums + point * plan.sum_point, tiles
         while left > 0:
             height = heights[left]

@@ -7,7 +7,7 @@ import numpy as np
 from numbaconv.kernels import elementwise
 from numbaconv.nn.checks import check_gradient, dense, flag, real
 from numbaconv.nn.initialisation import Rng, generator
-from numbaconv.nn.layout import Form, flat
+from numbaconv.nn.layout import Form, empty_like, flat
 from numbaconv.nn.module import Module
 from numbaconv.threads import launch_light
 
@@ -35,7 +35,7 @@ class ReLU(Module):
     def forward(self, x: np.ndarray) -> np.ndarray:
         """An array of the shape of x."""
         x = dense(x, "x")
-        y = np.empty_like(x)
+        y = empty_like(x)
         launch_light(elementwise.relu, x.size, x.size, flat(x), flat(y))
         self._saved = y
         return y
@@ -52,7 +52,7 @@ def relu_backward(grad_output: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def masked(grad: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The same for a gradient that is known to be like ``y``."""
-    grad_input = np.empty_like(y)
+    grad_input = empty_like(y)
     launch_light(elementwise.relu_backward, y.size, y.size, flat(grad), flat(y), flat(grad_input))
     return grad_input
 

@@ -13,7 +13,7 @@ from numbaconv.nn.activation import ReLU, relu_backward
 from numbaconv.nn.checks import FLOATS, dense
 from numbaconv.nn.convolution import Conv2d
 from numbaconv.nn.folding import Folded
-from numbaconv.nn.layout import flat, in_layout, is_dense, layout_of
+from numbaconv.nn.layout import empty_like, flat, in_layout, is_dense, layout_of
 from numbaconv.nn.linear import Linear
 from numbaconv.nn.module import Module
 from numbaconv.nn.normalisation import BatchNorm2d
@@ -86,18 +86,26 @@ class Sequential(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output of the last layer."""
+        return self._forward(x, None)
+
+    def _forward(self, x: np.ndarray, end: int | None) -> np.ndarray:
+        """The output of the steps before ``end``."""
         order = self._in_training if self.training else self._in_evaluation
         if self.training and self._order is not order:
             self._forget()
         self._order = order
-        for layer in order:
+        for layer in order[:end]:
             x = layer.forward(x)
         return x
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The chain rule: the gradient goes through the layers from the last to the first."""
+        return self._backward(grad_output, None)
+
+    def _backward(self, grad_output: np.ndarray, end: int | None) -> np.ndarray | None:
+        """The same through the steps before ``end``."""
         grad: np.ndarray | None = grad_output
-        for layer in reversed(self._order):
+        for layer in reversed(self._order[:end]):
             if grad is None:  # the layers before have no parameters, and nothing asks for their gradient
                 break
             grad = layer.backward(grad)
@@ -161,30 +169,54 @@ class Residual(Module):
         _check_modules(self, main, *([] if shortcut is None else [shortcut]))
 
     def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
-        """The sum, of the shape of both paths' outputs; with ``relu``, its :class:`ReLU`, in the same sweep."""
-        main, shortcut = self.main.forward(x), x if self.shortcut is None else self.shortcut.forward(x)
+        """The sum, of the shape of both paths' outputs; with ``relu``, its :class:`ReLU`, in the same sweep.
+
+        Batch norm at the end of the main path adds the shortcut itself, in training.
+        """
+        norm = self._norm()
+        main = self.main.forward(x) if norm is None else self.main._forward(x, -1)
+        shortcut = x if self.shortcut is None else self.shortcut.forward(x)
         if main.shape != shortcut.shape:
             raise ValueError(
                 f"the main path gives {main.shape} and the shortcut {shortcut.shape}: they must be alike to be added"
             )
-        y = _sum(main, shortcut, relu)
-        self._saved = y if relu else False
+        if norm is not None and not _addable(main, shortcut):
+            norm, main = None, norm.forward(main)
+        if norm is None:
+            y = _sum(main, shortcut, relu)
+        else:
+            y = norm.forward(main, relu, in_layout(shortcut, layout_of(main)))
+        self._saved = norm, y if relu else None
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient of a sum goes to both paths; x went into both, so their gradients add up."""
-        y = self._recall()
-        if y is not False:
-            grad_output = relu_backward(grad_output, y)
-        main = self.main.backward(grad_output)
+        norm, y = self._recall()
+        if norm is not None:
+            main, grad_output = norm.backward_sum(grad_output)
+            main = self.main._backward(main, -1)
+        else:
+            if y is not None:
+                grad_output = relu_backward(grad_output, y)
+            main = self.main.backward(grad_output)
         return _sum(main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
+
+    def _norm(self) -> BatchNorm2d | None:
+        """The batch norm that the main path ends in, if it runs as a step of its own."""
+        last = self.main._in_training[-1:] if type(self.main) is Sequential and self.main.training else []
+        return last[0] if last and type(last[0]) is BatchNorm2d and "forward" not in vars(last[0]) else None
+
+
+def _addable(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays of the same shape can be added by our kernels as they are."""
+    return a.dtype == b.dtype and a.dtype in FLOATS and is_dense(a) and is_dense(b)
 
 
 def _sum(a: np.ndarray, b: np.ndarray, relu: bool = False) -> np.ndarray:
-    if a.dtype != b.dtype or a.dtype not in FLOATS or not (is_dense(a) and is_dense(b)):
+    if not _addable(a, b):
         a, b = dense(a, "the output of a path"), dense(b, "the output of a path")
         a, b = a.astype(np.result_type(a, b), copy=False), b.astype(np.result_type(a, b), copy=False)
-    y = np.empty_like(a)
+    y = empty_like(a)
     kernel = elementwise.add_relu if relu else elementwise.add
     launch_light(kernel, y.size, y.size, flat(a), flat(in_layout(b, layout_of(a))), flat(y))
     return y

@@ -12,10 +12,11 @@ from numbaconv.arrays import check_bias, float_array, result_dtype
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.functional import conv2d, conv2d_weight, conv_transpose2d
 from numbaconv.geometry import Conv2dGeometry, IntOrPair, Padding, Shape, integer, pads, pair
+from numbaconv.memory import fresh
 from numbaconv.nn.activation import masked
 from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
-from numbaconv.nn.layout import Form, empty, preferred
+from numbaconv.nn.layout import Form, empty, empty_like, preferred
 from numbaconv.nn.module import Module, Parameter
 from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
@@ -167,12 +168,12 @@ class Conv2d(_Convolution):
         grad, forms, weight = check_gradient(grad_output, form), FORMS[get_algorithm()], self.weight.data
         if rectified is not None:
             grad = masked(grad, rectified)
-        self.weight.add_grad(weight_gradient(forms, geometry, x, grad, np.empty(weight.shape, grad.dtype)))
+        self.weight.add_grad(weight_gradient(forms, geometry, x, grad, fresh(weight.shape, grad.dtype)))
         if self.bias is not None:
             self.bias.add_grad(bias_gradient(geometry, grad))
         if not self.needs_input_grad:
             return None
-        grad_input = np.empty_like(x, grad.dtype)
+        grad_input = empty_like(x, grad.dtype)
         return correlate(input_gradient_plan, forms, geometry, grad, weight, None, grad_input)
 
 

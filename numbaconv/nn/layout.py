@@ -13,6 +13,7 @@ import numpy as np
 
 from numbaconv.geometry import Layout, Shape
 from numbaconv.kernels.transpose import transpose_images
+from numbaconv.memory import fresh
 from numbaconv.simd import lanes
 from numbaconv.threads import launch_light
 
@@ -50,9 +51,14 @@ def is_dense(array: np.ndarray) -> bool:
 def empty(shape: Shape, dtype: np.dtype, layout: Layout) -> np.ndarray:
     """A new array of ``shape``, that lies in memory in ``layout``."""
     if layout == "NCHW":
-        return np.empty(shape, dtype)
+        return fresh(shape, dtype)
     N, C, H, W = shape
-    return np.empty((N, H, W, C), dtype).transpose(_CHANNELS_FIRST)
+    return fresh((N, H, W, C), dtype).transpose(_CHANNELS_FIRST)
+
+
+def empty_like(array: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """A new array of the shape and layout of a dense one."""
+    return empty(array.shape, array.dtype if dtype is None else dtype, layout_of(array))
 
 
 def flat(array: np.ndarray) -> np.ndarray:

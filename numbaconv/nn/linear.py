@@ -14,7 +14,7 @@ from numbaconv.kernels import linear as kernels
 from numbaconv.kernels.rows import OUTPUTS, multiply_rows
 from numbaconv.kernels.sums import STRETCH, sum_pixels
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, VECTORS
-from numbaconv.memory import flat, scratch
+from numbaconv.memory import flat, fresh, scratch
 from numbaconv.nn.activation import masked
 from numbaconv.nn.checks import check_gradient, dense, flag, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
@@ -80,7 +80,7 @@ class Linear(Module):
             raise ValueError(f"x has {x.shape[1]} features (shape {x.shape}), but {self!r} takes {self.in_features}")
         weight = float_array(self.weight.data, "weight")
         bias = None if self.bias is None else check_bias(self.bias.data, self.out_features)
-        y = np.empty((len(x), self.out_features), result_dtype(x, weight))
+        y = fresh((len(x), self.out_features), result_dtype(x, weight))
         self._saved = x, Form.of(y), y if relu else None
         N, K, M = len(x), self.in_features, self.out_features
         rows, weights, out, sizes = flat(x, y.dtype), flat(weight, y.dtype), y.reshape(-1), (N, K, M, int(relu))
@@ -120,7 +120,7 @@ class Linear(Module):
 def _product(a: np.ndarray, b: np.ndarray, shape: tuple[int, int], steps: int, apart: tuple[int, int]) -> np.ndarray:
     """A product of two matrices of ``shape``, over so many ``steps``; rows and steps of ``a`` lie so far ``apart``."""
     (rows, columns), width = shape, lanes(b.dtype)
-    c = np.empty(shape, b.dtype)
+    c = fresh(shape, b.dtype)
     threads = _threads(rows * columns * steps, -(-columns // (VECTORS * width)))
     last = scratch(b.dtype, steps * width if columns % width else 0)
     launch(kernels.multiply, threads, a, b, c.reshape(-1), last, _tiles(rows), (columns, steps, *apart))

@@ -13,7 +13,7 @@ from numbaconv.kernels import normalisation as kernels
 from numbaconv.kernels.normalisation import NormSizes
 from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype, real
 from numbaconv.nn.initialisation import constant
-from numbaconv.nn.layout import Form, flat, layout_of
+from numbaconv.nn.layout import Form, empty_like, flat, layout_of
 from numbaconv.nn.module import Module, Parameter
 from numbaconv.threads import launch_light
 
@@ -100,8 +100,11 @@ class BatchNorm2d(Module):
         self.running_var = constant((C,), 1, dtype) if track_running_stats else None
         self.num_batches_tracked = np.zeros((), np.int64) if track_running_stats else None
 
-    def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
-        """An array of the shape of x; with ``relu``, what a :class:`ReLU` would make of it, in the same sweep."""
+    def forward(self, x: np.ndarray, relu: bool = False, plus: np.ndarray | None = None) -> np.ndarray:
+        """An array of the shape of x.
+
+        In the same sweep, ``plus`` is added, an array like x; and with ``relu``, a :class:`ReLU` follows.
+        """
         x = images(x)
         if x.shape[1] != self.num_features or min(x.shape[1:]) < 1:
             raise ValueError(f"x of shape {x.shape} must be (N, {self.num_features}, H, W) for {self!r}")
@@ -114,23 +117,32 @@ class BatchNorm2d(Module):
         scale = rstd if self.weight is None else rstd * self.weight.data
         shift = np.zeros_like(rstd) if self.bias is None else self.bias.data
         coefficients = (_cast(mean, x), _cast(scale, x), _cast(shift, x))
-        y = np.empty_like(x)
-        _launch(kernels.scale_shift, sizes, x, *coefficients, y)
-        self._saved = x, sizes, coefficients, rstd, own_moments
+        y = empty_like(x)
+        _launch(kernels.scale_shift, sizes, x, *coefficients, np.empty(0, x.dtype) if plus is None else plus, y)
+        self._saved = x, sizes, coefficients, rstd, own_moments, None if plus is None else y
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
-        """An array of the shape of x.
+        """An array of the shape of x."""
+        return self.backward_sum(grad_output)[0]
+
+    def backward_sum(self, grad_output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The gradients of x and, if there was one, of ``plus``.
 
         With ``x̂ = (x - mean) / std`` and ``count`` pixels a channel, ``grad_bias = Σ grad_y`` and
         ``grad_weight = Σ grad_y x̂``. Mean and variance depend on x as well, which takes away from grad_y what lies
         along 1 and along x̂: ``grad_x = weight / std * (grad_y - grad_bias / count - x̂ * grad_weight / count)``. In
         evaluation they are constants, and ``grad_x = weight / std * grad_y``.
         """
-        x, sizes, coefficients, rstd, own_moments = self._recall()
+        x, sizes, coefficients, rstd, own_moments, y = self._recall()
         grad, count = check_gradient(grad_output, Form.of(x)), max(1, x.size // self.num_features)
         total, products = _totals(2, sizes)
-        _launch(kernels.gradient_moments, sizes, grad, x, *coefficients, total, products)
+        if y is not None and sizes.relu:
+            through, sizes = empty_like(x), sizes._replace(relu=False)
+            _launch(kernels.masked_moments, sizes, grad, y, x, coefficients[0], through, total, products)
+            grad = through
+        else:
+            _launch(kernels.gradient_moments, sizes, grad, x, *coefficients, total, products)
         total, products = total.sum(0), products.sum(0)
         if self.weight is not None and self.bias is not None:
             self.weight.add_grad(products * rstd)
@@ -138,9 +150,9 @@ class BatchNorm2d(Module):
         mean, slope = total / count, products / count * rstd**2
         if not own_moments:
             mean[:] = slope[:] = 0
-        grad_input = np.empty_like(x)
+        grad_input = empty_like(x)
         _launch(kernels.normalised_gradient, sizes, grad, x, *coefficients, _cast(mean, x), _cast(slope, x), grad_input)
-        return grad_input
+        return grad_input, grad
 
     def constants(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """By what each channel is multiplied where these are its moments, and what is added to it, in float64."""

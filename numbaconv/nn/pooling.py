@@ -12,7 +12,7 @@ from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
 from numbaconv.kernels.pooling import BAND, PoolSizes
 from numbaconv.nn.checks import check_gradient, flag, images
-from numbaconv.nn.layout import Form, empty, flat, layout_of
+from numbaconv.nn.layout import Form, empty, empty_like, flat, layout_of
 from numbaconv.nn.module import Module
 from numbaconv.threads import launch_light
 
@@ -116,7 +116,7 @@ class MaxPool2d(_Pool2d):
         x = images(x)
         sizes = self._sizes(x)
         y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
-        winner = np.empty_like(y, np.uint8 if sizes.KH * sizes.KW <= 256 else np.int64)
+        winner = empty_like(y, np.dtype(np.uint8 if sizes.KH * sizes.KW <= 256 else np.int64))
         _launch(kernels.max_pool, sizes, x, y, winner)
         self._saved = Form.of(x), Form.of(y), winner, sizes
         return y

@@ -10,6 +10,7 @@ import numpy as np
 
 from numbaconv.arrays import float_array
 from numbaconv.geometry import integer
+from numbaconv.memory import Pool, recycling
 from numbaconv.nn.checkpoints import Checkpoint
 from numbaconv.nn.checks import flag, real
 from numbaconv.nn.initialisation import generator
@@ -73,6 +74,7 @@ class Trainer:
         self._modules = list(model.modules())  # to find them takes as long as a small layer
         self.optimizer = optimizer
         self.loss = loss
+        self._pool = Pool()  # what layers fill in a batch is the memory of those of the next
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         """Train on one batch.
@@ -267,7 +269,8 @@ class Trainer:
         for module in training:
             module.training = False
         try:
-            batches = [self.model.forward(self._cast(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
+            with recycling(self._pool):
+                batches = [self.model.forward(self._cast(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
         finally:
             for module in training:
                 module.training = True
@@ -276,7 +279,7 @@ class Trainer:
     def _train_batch(self, x: np.ndarray, y: np.ndarray, clip_norm: float | None = None) -> tuple[float, np.ndarray]:
         """Forward, backward, one step of the optimizer; the loss and the prediction, as they were before the step."""
         # A learning rate that is too large shows as a loss that is no number; warnings would only be in its way.
-        with np.errstate(over="ignore", invalid="ignore"):
+        with recycling(self._pool), np.errstate(over="ignore", invalid="ignore"):
             prediction = self.model.forward(x)
             loss = self.loss.forward(prediction, y)
             self.optimizer.zero_grad()

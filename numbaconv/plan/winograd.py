@@ -31,6 +31,10 @@ PART = 96
 LEAST = 4
 
 
+#: Bytes of two images that are small enough for memory to be prefetched, however many channels they have.
+AHEAD_BYTES = 128 * 1024
+
+
 class Cut(NamedTuple):
     """How the pixels and channels are cut."""
 
@@ -119,7 +123,7 @@ def plan(work: Correlation) -> Plan:
         tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
         batch=rows, DH=g.DH, DW=g.DW, phases=c.phases,
         top=-g.PT if work.forward else g.PT - g.DH * beyond, left=-g.PL if work.forward else g.PL - g.DW * beyond,
-        columns=columns, units=units, relu=int(work.relu),
+        columns=columns, units=units, **_ahead(work, c, rows, both=False), relu=int(work.relu),
         tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
     return common.plan(
@@ -184,7 +188,7 @@ def weight_plan(work: Correlation) -> Plan:
         pitch=c.pitch, z_pitch=z_pitch, input_point=input_point, gradient_point=gradient_point, sum_point=sum_point,
         sum_block=sum_block, tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
         batch=rows, DH=g.DH, DW=g.DW, phases=c.phases, top=-g.PT, left=-g.PL,
-        columns=columns, units=units, tasks=parts * g.G * splits,
+        columns=columns, units=units, **_ahead(work, c, rows, both=True), tasks=parts * g.G * splits,
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
@@ -216,6 +220,21 @@ def _batch(work: Correlation, c: Cut, channels: int, most: int) -> int:
     """How many rows of strips are transformed together, where so many transformed channels of a tile are kept."""
     row_bytes = c.points**2 * c.strip * c.phases * channels * work.dtype.itemsize
     return max(1, min(BATCH_BYTES // row_bytes, -(-BATCH // (c.strip * c.phases)), most))
+
+
+def _ahead(work: Correlation, c: Cut, batch: int, both: bool) -> dict[str, int]:
+    """What is prefetched: of what is read, the next batch, and of what is written, this one; of planes, the next image.
+
+    With ``both``, both are read. Where there are many channels, or images are large, it costs more than it brings.
+    """
+    source, target, values = work.source, work.target, {}
+    for name, side, next_batch in (("x", source, True), ("y", target, both)):
+        image = side.C * side.H * side.W
+        values[f"{name}_unit"] = unit = image // (c.tall * c.strips)
+        values[f"{name}_ahead"] = image if side.layout == "NCHW" else batch * unit * next_batch
+    images = (source.C * source.H * source.W + target.C * target.H * target.W) * work.dtype.itemsize
+    pays = min(source.C, target.C) <= 2 * c.lanes or images <= AHEAD_BYTES
+    return {"ahead": int(pays and work.g.G == 1), **values}
 
 
 def _turned(work: Correlation, c: Cut, splits: int) -> float:

@@ -24,6 +24,8 @@ _FEATURES = _features()
 _ARM = platform.machine().lower() in ("arm64", "aarch64")
 #: Bytes of a vector register.
 VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx2" in _FEATURES else 16
+#: Bytes of a line of the caches.
+CACHE_LINE = 64
 #: How many vector registers there are.
 VECTOR_REGISTERS = 32 if _ARM or "avx512f" in _FEATURES else 16
 #: Without the instruction, an exact fused operation would be a call into the C library for every lane.

@@ -10,8 +10,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
+from numbaconv.simd.cpu import CACHE_LINE
 from numbaconv.simd.code import Code, Tile, keep_rolled, not_negative, pointer_of
-from numbaconv.simd.words import clear, copy, deal, move, narrow, transpose, widen
+from numbaconv.simd.words import clear, copy, deal, move, narrow, prefetch, transpose, widen
 
 
 @type_callable(move)
@@ -39,6 +40,27 @@ def _type_transpose(context: Any) -> Callable:
 @type_callable(clear)
 def _type_clear(context: Any) -> Callable:
     return lambda to, start, count: types.none
+
+
+@type_callable(prefetch)
+def _type_prefetch(context: Any) -> Callable:
+    return lambda array, start, count: types.none
+
+
+@lower_builtin(prefetch, types.Array, types.Integer, types.Integer)
+def _lower_prefetch(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    array, start, count = args
+    line = count.type(CACHE_LINE * 8 // sig.args[0].dtype.bitwidth)
+    first = pointer_of(context, builder, sig.args[0], array, start)
+    byte, kind = ir.IntType(8).as_pointer(), ir.IntType(32)
+    signature = ir.FunctionType(ir.VoidType(), [byte, kind, kind, kind])
+    function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    lines = builder.sdiv(builder.add(not_negative(builder, count), builder.sub(line, line.type(1))), line)
+    with cgutils.for_range(builder, lines) as loop:
+        keep_rolled(builder)
+        here = builder.bitcast(builder.gep(first, [builder.mul(loop.index, line)]), byte)
+        builder.call(function, [here, kind(0), kind(2), kind(1)])  # to be read, into the second cache, data
+    return context.get_dummy_value()
 
 
 @lower_builtin(copy, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 3)

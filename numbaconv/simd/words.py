@@ -212,6 +212,13 @@ def transpose(
             cut(to, i + c * i_pitch + r, 1)[:] = cut(source, j + r * j_pitch + c, 1)
 
 
+def prefetch(array: np.ndarray, start: int, count: int) -> None:
+    """Say that ``count`` elements will be read or written soon, so that they are brought into the L2 cache by then.
+
+    A hint: nothing happens where they are not all inside the array, or not in memory.
+    """
+
+
 def clear(to: np.ndarray, start: int, count: int) -> None:
     """Set ``count`` elements to zero; none if that is negative."""
     cut(to, start, max(0, count))[:] = 0
