@@ -167,6 +167,8 @@ def _text(path: str) -> str:
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.flags.owndata and b.flags.owndata:
+        return a is b
     try:
         return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:  # strides so odd that nobody can tell: better refused than wrong
@@ -175,7 +177,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _overlaps_itself(array: np.ndarray) -> bool:
     """Whether two elements of an array may share memory: a stride is too short for what lies between its steps."""
-    if array.size == 0:
+    if array.size == 0 or array.flags.c_contiguous:
         return False
     reached = array.itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):

@@ -21,6 +21,7 @@ from numbaconv.arrays import (
     output_array,
     result_dtype,
 )
+from numbaconv.calls import key_of, recall, remember
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.geometry import (
     Algorithm,
@@ -34,7 +35,7 @@ from numbaconv.geometry import (
 )
 from numbaconv.memory import empty_like
 from numbaconv.packed import PackedWeight, weight_array
-from numbaconv.plan import FORMS, Forms, forward_plan, input_gradient_plan
+from numbaconv.plan import FORMS, Forms, forward_plan, input_gradient_plan, weight_gradient_plan
 
 __all__ = [
     "conv2d",
@@ -123,13 +124,18 @@ def conv2d(
     array([[[[1., 1.],
              [1., 1.]]]])
     """
+    key = key_of("conv2d", input, weight, None, out, stride, padding, dilation, groups, layout, algorithm)
+    if (call := recall(key)) and (result := call.correlate(input, weight, bias)) is not None:
+        return result
     input = float_array(input, "input")
     weight, packed = weight_array(weight)
     geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
     forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.OC)
     out = output_array(out, geometry.output_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return correlate(forward_plan, forms, geometry, input, weight, bias, out, packed=packed)
+    correlate(forward_plan, forms, geometry, input, weight, bias, out, packed=packed)
+    remember(key, out, forward_plan, geometry, forms, False, False)
+    return out
 
 
 def conv2d_input(
@@ -174,13 +180,20 @@ def conv2d_input(
     array([[[[ 1.,  2., 10., 20.,  0.],
              [ 3.,  4., 30., 40.,  0.]]]])
     """
+    key = key_of(
+        "conv2d_input", weight, grad_output, input_size, out, stride, padding, dilation, groups, layout, algorithm
+    )
+    if (call := recall(key)) and (result := call.correlate(grad_output, weight)) is not None:
+        return result
     weight, packed = weight_array(weight)
     grad_output = float_array(grad_output, "grad_output")
     geometry = Conv2dGeometry.forward(input_size, weight.shape, stride, padding, dilation, groups, layout)
     forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.input_shape, result_dtype(weight, grad_output), weight, grad_output)
-    return correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out, packed=packed)
+    correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out, packed=packed)
+    remember(key, out, input_gradient_plan, geometry, forms, False, False)
+    return out
 
 
 def conv2d_weight(
@@ -225,12 +238,19 @@ def conv2d_weight(
     array([[[[20., 31.],
              [75., 86.]]]])
     """
+    key = key_of(
+        "conv2d_weight", input, grad_output, weight_size, out, stride, padding, dilation, groups, layout, algorithm
+    )
+    if (call := recall(key)) and (result := call.weight_gradient(input, grad_output)) is not None:
+        return result
     input, grad_output = float_array(input, "input"), float_array(grad_output, "grad_output")
     geometry = Conv2dGeometry.forward(input.shape, weight_size, stride, padding, dilation, groups, layout)
     forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.weight_shape, result_dtype(input, grad_output), input, grad_output)
-    return weight_gradient(forms, geometry, input, grad_output, out)
+    weight_gradient(forms, geometry, input, grad_output, out)
+    remember(key, out, weight_gradient_plan, geometry, forms)
+    return out
 
 
 def conv2d_backward(

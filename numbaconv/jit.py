@@ -30,9 +30,12 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": F
 ALL = -1
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Decorator for a function that is called from Python, and runs in the calling thread."""
-    return cache.keep(numba.njit(no_cfunc_wrapper=True, **_OPTIONS)(function))
+def compiled(function: Callable[..., Any], allocates: bool = False) -> Any:
+    """Decorator for a function that is called from Python, and runs in the calling thread.
+
+    Where it ``allocates`` nothing, it need not count who holds its arguments, which would take half of a short call.
+    """
+    return cache.keep(numba.njit(no_cfunc_wrapper=True, _nrt=allocates, **_OPTIONS)(function))
 
 
 class Kernel:
@@ -46,14 +49,16 @@ class Kernel:
     ----------
     stages : int
         How many stages the kernel has.
+    allocates : bool
+        Whether it makes arrays.
     """
 
-    def __init__(self, function: Callable[..., Any], stages: int = 1) -> None:
+    def __init__(self, function: Callable[..., Any], stages: int = 1, allocates: bool = False) -> None:
         self.__doc__ = function.__doc__
         self.name = function.__name__
         self.stages = range(stages)
         #: The function, compiled: it takes all parameters.
-        self.run = compiled(function)
+        self.run = compiled(function, allocates)
         self._addresses: dict[tuple[Any, ...], int] = {}
 
     def __repr__(self) -> str:
@@ -78,9 +83,9 @@ class Kernel:
         return self._addresses[key]
 
 
-def kernel(stages: int) -> Callable[[Callable[..., Any]], Kernel]:
-    """:class:`Kernel` for one of several stages."""
-    return lambda function: Kernel(function, stages)
+def kernel(stages: int = 1, allocates: bool = False) -> Callable[[Callable[..., Any]], Kernel]:
+    """:class:`Kernel` with parameters."""
+    return lambda function: Kernel(function, stages, allocates)
 
 
 #: Decorator for what kernels are made of and takes vectors or constants: Numba inlines it, which takes it a while.

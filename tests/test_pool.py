@@ -121,7 +121,8 @@ def test_copies_of_a_pool_are_empty() -> None:
 
 
 def model() -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(1, 32, 3, padding=1, rng=0), nn.ReLU(), nn.GlobalAvgPool2d(), nn.Linear(32, 3, rng=1))
+    conv, linear = nn.Conv2d(1, 32, 3, padding=1, rng=0), nn.Linear(32, 3, rng=1)
+    return nn.Sequential(conv, nn.ReLU(), nn.GlobalAvgPool2d(), linear)
 
 
 def test_a_training_takes_its_memory_once() -> None:

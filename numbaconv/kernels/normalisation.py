@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.jit import Kernel, device, share
+from numbaconv.jit import device, kernel, share
 
 #: A row of so many sums is not halved any more.
 _FEW = 32
@@ -78,7 +78,7 @@ def _fold(sums, c, inner, totals):
             totals[c + i] += sums[start + i]
 
 
-@Kernel
+@kernel(allocates=True)
 def moments(x, center, totals, squares, sizes, stage, thread, threads):
     """Of every part and channel, the sum of ``x - center`` and of its square."""
     _, C, R, L, inner, parts, _ = sizes
@@ -99,7 +99,7 @@ def moments(x, center, totals, squares, sizes, stage, thread, threads):
         _fold(more, c, inner, squares[task // C])
 
 
-@Kernel
+@kernel(allocates=True)
 def scale_shift(x, center, scale, shift, other, y, sizes, stage, thread, threads):
     """``y = (x - center) * scale + shift``, with one center, scale and shift a channel.
 
@@ -127,7 +127,7 @@ def scale_shift(x, center, scale, shift, other, y, sizes, stage, thread, threads
                         to[i] = zero if relu and value <= 0 else value
 
 
-@Kernel
+@kernel(allocates=True)
 def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, stage, thread, threads):
     """Of every part and channel, the sum of grad_y, and of its product with ``x - center``.
 
@@ -157,7 +157,7 @@ def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, s
         _fold(more, c, inner, products[task // C])
 
 
-@Kernel
+@kernel(allocates=True)
 def masked_moments(grad_y, y, x, center, through, totals, products, sizes, stage, thread, threads):
     """The same, where something was added before the ReLU: what it gave, ``y``, tells where there is a gradient.
 
@@ -188,7 +188,7 @@ def masked_moments(grad_y, y, x, center, through, totals, products, sizes, stage
         _fold(more, c, inner, products[task // C])
 
 
-@Kernel
+@kernel(allocates=True)
 def normalised_gradient(grad_y, x, center, scale, shift, mean, slope, grad_x, sizes, stage, thread, threads):
     """``grad_x = (grad_y - mean - (x - center) * slope) * scale``, with one of each a channel; and through the ReLU."""
     _, C, R, L, inner, parts, relu = sizes

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.jit import Kernel, device, share
+from numbaconv.jit import Kernel, device, kernel, share
 from numbaconv.simd import clear, copy, deal, move, narrow, widen
 
 #: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
@@ -122,7 +122,7 @@ def _overlap(sizes):
     return SH <= (KH - 1) * DH or SW <= (KW - 1) * DW
 
 
-@Kernel
+@kernel(allocates=True)
 def max_pool(x, y, winner, sizes, stage, thread, threads):
     """y = the maximum of every window of x, winner = its tap, ``kh * KW + kw``: the first of equals; NaN always wins.
 
@@ -150,7 +150,7 @@ def max_pool(x, y, winner, sizes, stage, thread, threads):
                         tap[o] = _first_inside(top + o // C // OW, o // C % OW, sizes)
 
 
-@Kernel
+@kernel(allocates=True)
 def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, stage, thread, threads):
     """Each gradient of y goes to the pixel of x that won its window; ``offsets`` says where in it each tap lies."""
     planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, _, _, band = sizes
@@ -201,7 +201,7 @@ def _deal(grad_y, winner, grad_x, plane, sizes):
                     )  # fmt: skip
 
 
-@Kernel
+@kernel(allocates=True)
 def sum_pool(x, y, sizes, stage, thread, threads):
     """y = the sum of every window of x, tap by tap."""
     planes, C, _, _, OH, OW, KH, KW, _, _, _, _, _, _, band = sizes

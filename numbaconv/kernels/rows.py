@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit import Kernel, device, share
+from numbaconv.jit import device, kernel, share
 from numbaconv.simd import dot, lanes_of, store, zeros
 
 #: Outputs that are summed at once, and rows.
 OUTPUTS, ROWS = 8, 2
 
 
-@Kernel
+@kernel(allocates=True)
 def multiply_rows(x, weight, bias, y, sizes, stage, thread, threads):
     """``y[n, o] = bias[o] + sum(x[n, k] * weight[o, k])``, where ``bias`` may be empty.
 

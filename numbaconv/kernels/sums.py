@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit import Kernel, kernel, share
+from numbaconv.jit import kernel, share
 from numbaconv.simd import add, lanes_of, pile, store, zeros
 
 #: Pixels of a partial sum, where channels are innermost.
@@ -18,7 +18,7 @@ STRETCH = 256
 SIDE = 4
 
 
-@Kernel
+@kernel(allocates=True)
 def sum_planes(z, sums, N, C, pixels, stage, thread, threads):
     """``sums[c]``, for ``z`` of ``(N, C, pixels)``."""
     lanes = lanes_of(z)
@@ -46,7 +46,7 @@ def sum_planes(z, sums, N, C, pixels, stage, thread, threads):
         sums[c] = total
 
 
-@kernel(stages=2)
+@kernel(stages=2, allocates=True)
 def sum_pixels(z, sums, parts, C, stage, thread, threads):
     """``sums[c]``, for ``z`` of ``(pixels, C)``; ``parts`` has room for a sum of every ``STRETCH`` pixels."""
     count, pixels, lanes = len(parts) // C, len(z) // C, lanes_of(z)

@@ -23,7 +23,7 @@ from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_output, transform_taps
-from numbaconv.kernels.winograd import first_pixel, transform_images, look_ahead
+from numbaconv.kernels.winograd import first_pixel, look_ahead, transform_images
 from numbaconv.simd import add, clear, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.

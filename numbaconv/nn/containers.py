@@ -173,38 +173,42 @@ class Residual(Module):
 
         Batch norm at the end of the main path adds the shortcut itself, in training.
         """
-        norm = self._norm()
-        main = self.main.forward(x) if norm is None else self.main._forward(x, -1)
+        path, norm = self._norm()
+        main = self.main.forward(x) if path is None else path._forward(x, -1)
         shortcut = x if self.shortcut is None else self.shortcut.forward(x)
         if main.shape != shortcut.shape:
             raise ValueError(
                 f"the main path gives {main.shape} and the shortcut {shortcut.shape}: they must be alike to be added"
             )
         if norm is not None and not _addable(main, shortcut):
-            norm, main = None, norm.forward(main)
+            main = norm.forward(main)
+            path = norm = None
         if norm is None:
             y = _sum(main, shortcut, relu)
         else:
             y = norm.forward(main, relu, in_layout(shortcut, layout_of(main)))
-        self._saved = norm, y if relu else None
+        self._saved = path, norm, y if relu else None
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient of a sum goes to both paths; x went into both, so their gradients add up."""
-        norm, y = self._recall()
+        path, norm, y = self._recall()
         if norm is not None:
             main, grad_output = norm.backward_sum(grad_output)
-            main = self.main._backward(main, -1)
+            main = path._backward(main, -1)
         else:
             if y is not None:
                 grad_output = relu_backward(grad_output, y)
             main = self.main.backward(grad_output)
         return _sum(main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
 
-    def _norm(self) -> BatchNorm2d | None:
-        """The batch norm that the main path ends in, if it runs as a step of its own."""
-        last = self.main._in_training[-1:] if type(self.main) is Sequential and self.main.training else []
-        return last[0] if last and type(last[0]) is BatchNorm2d and "forward" not in vars(last[0]) else None
+    def _norm(self) -> tuple[Sequential, BatchNorm2d] | tuple[None, None]:
+        """The main path and the batch norm that it ends in, if that runs as a step of its own."""
+        path = self.main
+        if type(path) is not Sequential or not path.training or not path._in_training:
+            return None, None
+        last = path._in_training[-1]
+        return (path, last) if type(last) is BatchNorm2d and "forward" not in vars(last) else (None, None)
 
 
 def _addable(a: np.ndarray, b: np.ndarray) -> bool:

@@ -10,8 +10,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
-from numbaconv.simd.cpu import CACHE_LINE
 from numbaconv.simd.code import Code, Tile, keep_rolled, not_negative, pointer_of
+from numbaconv.simd.cpu import CACHE_LINE
 from numbaconv.simd.words import clear, copy, deal, move, narrow, prefetch, transpose, widen
 
 

@@ -1,0 +1,104 @@
+"""Small calls, remembered whole.
+
+A convolution of one small image is over in two microseconds. To look at its arguments one by one would take twice as
+long, so what was found out about a call is kept, and found again by all that it depends on: shapes, dtype, parameters.
+Only the plainest calls are remembered: of contiguous arrays of one dtype, with parameters that are integers, whose work
+a single thread does. All others take the long way, and so does whatever is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from numbaconv.algorithms import get_algorithm
+from numbaconv.geometry import Conv2dGeometry, Shape
+from numbaconv.jit import ALL
+from numbaconv.kernels.plain import all_finite
+from numbaconv.memory import scratch
+from numbaconv.plan import Plan
+
+#: So many calls are remembered at most.
+MOST = 1024
+_COMPUTED = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Call(NamedTuple):
+    """What is to be done about a call."""
+
+    shape: Shape  # of the result
+    dtype: np.dtype
+    plan: Plan
+    zeros: np.ndarray  # a bias where there is none
+
+    def correlate(self, source: np.ndarray, weight: Any, bias: np.ndarray | None = None) -> np.ndarray | None:
+        """The forward pass or the input gradient; None if it needs the long way."""
+        plan, w, b = self.plan, weight.reshape(-1), self.zeros
+        if bias is not None:
+            if type(bias) is not ndarray or bias.shape != b.shape or bias.dtype != self.dtype:
+                return None
+            if not bias.flags.carray:
+                return None
+            b = bias
+        if plan.zeros and not all_finite(w):
+            return None
+        result, memory = np.empty(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
+        plan.kernel.run(source.reshape(-1), w, b, result.reshape(-1), memory, memory, *plan.arguments, ALL, 0, 1)
+        return result
+
+    def weight_gradient(self, input: np.ndarray, grad_output: np.ndarray) -> np.ndarray | None:
+        """The weight gradient; None if it needs the long way."""
+        plan = self.plan
+        result, memory = np.empty(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
+        w = result.reshape(-1)
+        plan.kernel.run(input.reshape(-1), grad_output.reshape(-1), w, memory, *plan.arguments, ALL, 0, 1)
+        return result if not plan.zeros or all_finite(w) else None
+
+
+_calls: dict[tuple[Any, ...], Call] = {}
+_FOUR = [int] * 4
+
+
+def key_of(
+    name: str, a: Any, b: Any, size: Any, out: Any, stride: Any, padding: Any, dilation: Any, groups: Any, layout: Any,
+    algorithm: Any,
+) -> tuple[Any, ...] | None:  # fmt: skip
+    """By what a call of two arrays is remembered; None if it is not of the plainest kind.
+
+    ``size`` is what is told of a third array. Equal keys must mean equal calls: True equals 1, but is no integer.
+    """
+    plain = (
+        out is None
+        and type(a) is ndarray
+        and type(b) is ndarray
+        and type(stride) is type(padding) is type(dilation) is type(groups) is int
+        and type(layout) is type(algorithm) is str
+        and (size is None or (type(size) is tuple and [type(extent) for extent in size] == _FOUR))
+        and a.flags.carray
+        and b.flags.carray
+    )
+    if not plain:
+        return None
+    chosen = get_algorithm()
+    return name, a.shape, b.shape, a.dtype, b.dtype, size, stride, padding, dilation, groups, layout, algorithm, chosen
+
+
+def recall(key: tuple[Any, ...] | None) -> Call | None:
+    """What is known of a call."""
+    return None if key is None else _calls.get(key)
+
+
+def remember(
+    key: tuple[Any, ...] | None, result: np.ndarray, make_plan: Callable[..., Plan], geometry: Conv2dGeometry, *how: Any
+) -> None:
+    """Keep what is to be done about a call that has had a result, if a single thread does it."""
+    if key is None or not key[3] == key[4] == result.dtype or result.dtype not in _COMPUTED or result.size == 0:
+        return
+    plan = make_plan(geometry, result.dtype, geometry.layout, geometry.layout, *how)
+    if plan.threads == 1 and not plan.fill:
+        if len(_calls) >= MOST:
+            _calls.clear()
+        _calls[key] = Call(result.shape, result.dtype, plan, plan.no_bias.reshape(-1))
