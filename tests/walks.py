@@ -15,7 +15,7 @@ import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import CORRELATION, correlate
-from numbaconv.kernels.depthwise import DEPTHWISE, SHARED, correlate_depthwise
+from numbaconv.kernels.depthwise import DEPTHWISE, PIXELS, SHARED, correlate_depthwise
 from numbaconv.kernels.images import IMAGES, correlate_images
 from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
@@ -486,7 +486,7 @@ def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
 def check_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     """The same for ``correlate_depthwise``."""
     n = record(plan)
-    runs, phases, tiles = plan.tables
+    phases, tiles = plan.tables
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     assert (n.OH, n.OW) == (H, W)
 
@@ -494,29 +494,47 @@ def check_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     check_groups(n, g)
     assert n.groups * n.taps * n.pitch <= n.slabs <= plan.shared
     assert plan.no_bias.shape == (1, n.groups * n.pitch)
-    # a thread's part: the slab, then the staged band
-    assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.stage <= n.own == plan.own
+    # a thread's part: the slab, if there is one, then the staged band
+    if n.direct:
+        assert (n.x_c, n.line, n.pixel) == (1, n.x_h, n.x_w)
+        assert n.C % n.lanes == 0
+        assert not plan.zeros
+    else:
+        assert (n.line, n.pixel) == (n.columns * n.pitch, n.pitch)
+        assert ((n.band - 1) * n.in_h + n.span) * n.line <= n.stage
+    assert n.stage <= n.own == plan.own
     if n.y_c != 1 and n.tasks:
         assert min(n.band * n.out_h, H) * W * n.pitch <= n.own - n.stage
 
     reached = np.zeros((H, W), int)
     used: Counter[int] = Counter()
-    for first_row, rows, first_column, columns, first_run, last_run, first_tile, last_tile, taps, shared in phases:
-        pixels = tiles[first_tile:last_tile]
+    for phase in phases.tolist():
+        first_row, rows, first_column, columns, row, column, weights, tap_rows, first, last, shared, apart = phase
+        pixels = tiles[first:last].tolist()
         assert rows <= n.rows <= n.bands * n.band
-        assert {start + p for start, height in pixels for p in range(height)} == set(range(columns))
+        assert {start + p for start, height, _, _ in pixels for p in range(height)} == set(range(columns))
+        most = max((tap + taps for _, _, tap, taps in pixels), default=0)
         if shared:  # the loop that is taken knows these numbers
-            assert taps in SHARED
-            assert n.tap_pixel == n.pitch
-            assert n.in_w in (1, 2) or columns == 1
-        for offset, weights in runs[first_run:last_run]:
-            check_window(n, int(offset), columns, taps)
-            first = weights // n.pitch
-            assert weights % n.pitch == 0
-            used.update(int(first + k * (n.tap_weight // n.pitch)) for k in range(taps))
-        for row in range(rows):  # a band's rows are staged, and copied, with that band
-            top = row // n.band * n.band * n.out_h
-            assert top <= first_row + row * n.out_h < min(top + n.band * n.out_h, H)
+            assert shared in SHARED
+            assert n.in_w * n.pixel == apart * n.tap_pixel
+            assert {taps for _, height, _, taps in pixels if height > 1} <= {shared}
+        for start, height, tap, taps in pixels:
+            assert height in PIXELS
+            assert height == 1 or tap == 0
+            if n.direct and height == 1:  # no tap that finds a pixel is left out
+                found = [k for k in range(most) if 0 <= column + start * n.in_w + k * n.tap_pixel // n.pixel < n.IW]
+                assert found == list(range(tap, tap + taps))
+            reads = [column + (start + p) * n.in_w + (tap + k) * n.tap_pixel // n.pixel
+                     for p in range(height) for k in range(taps)]  # fmt: skip
+            assert all(0 <= read < (n.IW if n.direct else n.columns) for read in reads)
+        if not n.direct:  # all rows of taps are in the slab
+            assert all(0 <= row + k * n.tap_h - n.top < n.span for k in range(tap_rows))
+        assert weights % n.pitch == 0
+        for i, k in product(range(tap_rows), range(most)):
+            used[(weights + i * n.weight_row + k * n.tap_weight) // n.pitch] += 1
+        for q in range(rows):  # a band's rows are staged, and copied, with that band
+            top = q // n.band * n.band * n.out_h
+            assert top <= first_row + q * n.out_h < min(top + n.band * n.out_h, H)
         if columns:
             assert first_column + (columns - 1) * n.out_w < W
         reached[np.ix_(first_row + np.arange(rows) * n.out_h, first_column + np.arange(columns) * n.out_w)] += 1

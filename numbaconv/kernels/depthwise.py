@@ -4,28 +4,35 @@ Nothing is summed over channels, so lanes are channels on both sides, and the ou
 one that is taken lane by lane. As in :mod:`numbaconv.kernels.correlation`, the input gradient is a correlation too, of
 some phases. The work is cut into tasks, a band of rows of one image, of some channels each::
 
-    task:   pack the band of the source into a slab, channels innermost, zeros as padding
-            for each row, each phase, each tile of its pixels, each vector of channels:
-                tile  = bias
-                for each row of the kernel:
-                    tile += source pixels x weights of its taps      (simd.slide)
-                target pixels = tile
+    task:   for each row of the band:
+                pack the source rows that it is the first to need into a slab, channels innermost, zeros as padding;
+                unless they lie so already
+                for each phase, each tile of its pixels, each vector of channels:
+                    tile  = bias
+                    for each row of the kernel:
+                        tile += source pixels x weights of its taps      (simd.stencil)
+                    target pixels = tile
 
 A multiply-add needs a pixel of its own here, and loading it takes longer than the multiply-add does. But the taps of a
-kernel row share most of their pixels, so those are loaded together, once.
+kernel row share most of their pixels, so those are loaded together, once. What takes longest are the ways between the
+first cache and the second: that of the source, and there and back that of the target. A slab would double them. So
+where channels are innermost, the image is read where it is, and the few pixels of a row that meet padding have tiles of
+their own, with the taps that find something.
 """
 
 from __future__ import annotations
 
-from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv import simd
+from numbaconv.jit import inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import write
-from numbaconv.simd import clear, hadamard, rectify, slide, spread, store
+from numbaconv.simd import clear, rectify, spread, stencil, store
 
-#: How many pixels a tile may have.
-PIXELS = (8, 4, 1)
-#: So many taps, next to each other, share the pixels that they load: with a step of one pixel, and with one of two.
+#: How many pixels a tile may have. The longest leaves registers for the weights of a row.
+LONGEST, SHORT = (16, 7) if simd.VECTOR_REGISTERS >= 32 else (8, 4)
+PIXELS = (LONGEST, SHORT, 1)
+#: So many taps of a row share the pixels that they load, where pixels are one or two taps apart.
 SHARED = (3, 5, 7)
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
@@ -54,25 +61,30 @@ DEPTHWISE = record(
     "bands",  # bands of an image
     "band",  # rows of a band, counted in pixels of a phase
     "rows",  # rows of the largest phase
+    "direct",  # 1: there is no slab, the image is read where it is, and taps that find no pixel are left out
     "top",  # source row and column that pixel (0, 0) of a phase reaches first
     "left",
     "span",  # slab rows that a single pixel reaches
     "columns",  # slab columns
     "pieces",  # stretches of image columns that a slab row is made of
     "apart",  # image columns from a stretch to the next
-    "in_h",  # slab rows and columns from a pixel to the next
+    "in_h",  # slab rows and columns from a pixel to the next, or those of the image
     "in_w",
+    "line",  # elements of a row of the slab, or of the image, and of a pixel
+    "pixel",
     "out_h",  # target rows and columns from a pixel of a phase to the next
     "out_w",
-    "tap_pixel",  # elements of the slab from a tap of a kernel row to the next
-    "tap_weight",  # and of the packed weights
+    "tap_h",  # rows from a tap to that of the next kernel row
+    "tap_pixel",  # elements from a tap to the next of its row
+    "weight_row",  # and of the packed weights
+    "tap_weight",
     "relu",  # 1: instead of what is below 0, 0 is written
     "tasks",
 )
 
 
 @kernel(stages=2)
-def correlate_depthwise(x, w, bias, y, packed, scratch, numbers, runs, phases, tiles, stage, thread, threads):
+def correlate_depthwise(x, w, bias, y, packed, scratch, numbers, phases, tiles, stage, thread, threads):
     """Fill ``y``; all arrays of elements are flat, and ``bias`` is filled up by zeros.
 
     The first stage packs the weights ``w`` to ``packed``, which may be the beginning of ``scratch``.
@@ -81,20 +93,20 @@ def correlate_depthwise(x, w, bias, y, packed, scratch, numbers, runs, phases, t
     ----------
     numbers : int array
         A DEPTHWISE.
-    runs : int array (runs, 2)
-        For each kernel row of each phase, where in the slab its first tap finds its pixel, and where its weights are.
-    phases : int array (phases, 10)
-        First row and rows, first column and columns of the phase's pixels; its runs; its tiles; the taps of a run, and
-        1 where they may share what they load.
-    tiles : int array (tiles, 2)
-        First pixel, height of the tile.
+    phases : int array (phases, 12)
+        First row and rows, first column and columns of the phase's pixels; source row and column (of the slab, if there
+        is one) that its first tap finds for the first of them, and where its weights are; rows of its taps; its tiles;
+        the taps of a row if they share the pixels that they load, else 0, and how many taps a pixel and the next are
+        apart then.
+    tiles : int array (tiles, 4)
+        First pixel, height of the tile; first tap of each row, how many. Only a tile of height 1 does without some.
     """
     plan = read(numbers, DEPTHWISE)
     if stage != 1:
         for group in share(plan.groups, thread, threads):
             _pack_weights(w, packed, plan, group)
     if stage != 0:
-        _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads)
+        _correlate_share(x, bias, y, packed, scratch, plan, phases, tiles, thread, threads)
 
 
 @routine
@@ -108,7 +120,7 @@ def _pack_weights(w, packed, plan, group):
 
 
 @routine
-def _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads):
+def _correlate_share(x, bias, y, packed, scratch, plan, phases, tiles, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
@@ -117,24 +129,20 @@ def _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thr
         rows = min(plan.band, plan.rows - first)
         channel = group * plan.pitch
         channels = min(plan.pitch, plan.C - channel)
-        pack_slab(
-            x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
-            scratch, own, plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left,
-            plan.columns // plan.pieces, plan.pieces, plan.apart, plan.pitch, plan.lanes,
-        )  # fmt: skip
-        target = n * plan.y_n + channel * plan.y_c + first * plan.out_h * plan.y_h
+        source, target = n * plan.x_n + channel * plan.x_c, n * plan.y_n + channel * plan.y_c
+        target += first * plan.out_h * plan.y_h
         if plan.y_c == 1:
             _correlate_band(
-                bias, y, target, plan.y_h, plan.y_w, channels, packed, scratch, own, group, plan, runs, phases, tiles,
-                first, rows,
+                x, source, bias, y, target, plan.y_h, plan.y_w, channels, packed, scratch, own, group, channels, plan,
+                phases, tiles, first, rows,
             )  # fmt: skip
         else:
             stage, pixels = own + plan.stage, min(rows * plan.out_h, plan.OH - first * plan.out_h) * plan.OW
             if plan.holes:
                 _fill_stage(bias, channel, scratch, stage, pixels, plan)
             _correlate_band(
-                bias, scratch, stage, plan.OW * plan.pitch, plan.pitch, plan.pitch, packed, scratch, own, group, plan,
-                runs, phases, tiles, first, rows,
+                x, source, bias, scratch, stage, plan.OW * plan.pitch, plan.pitch, plan.pitch, packed, scratch, own,
+                group, channels, plan, phases, tiles, first, rows,
             )  # fmt: skip
             unpack_tile(scratch, stage, plan.pitch, pixels, channels, y, target, plan.y_c, plan.y_w, plan.lanes)
 
@@ -152,72 +160,121 @@ def _fill_stage(bias, channel, scratch, stage, pixels, plan):
 
 @inlined
 def _correlate_band(
-    bias, to, target, line, pixel, channels, packed, scratch, slab, group, plan, runs, phases, tiles, first, rows
+    x, start, bias, to, target, line, pixel, written, packed, scratch, slab, group, channels, plan, phases, tiles,
+    first, rows,
 ):  # fmt: skip
-    """All rows of a band, to memory that has channels innermost: the output, or the stage."""
+    """All rows of a band, to memory that has channels innermost: the output, or the stage.
+
+    A source row is packed when the first row needs it, and so is in the first cache still when it is read. But planes
+    are turned better all at once.
+    """
+    top, there = plan.top + first * plan.in_h, 0
     for row in range(rows):
-        source = slab + row * plan.in_h * plan.columns * plan.pitch
+        needed = (row if plan.x_c == 1 else rows - 1) * plan.in_h + plan.span
+        if there < needed and not plan.direct:
+            pack_slab(
+                x, start, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW, scratch, slab + there * plan.line,
+                top + there, needed - there, plan.left, plan.columns // plan.pieces, plan.pieces, plan.apart,
+                plan.pitch, plan.lanes,
+            )  # fmt: skip
+            there = needed
         for phase in range(len(phases)):
             if first + row < phases[phase, 1]:
                 at = target + (phases[phase, 0] + row * plan.out_h) * line + phases[phase, 2] * pixel
+                source_row = (first + row) * plan.in_h + phases[phase, 4]
+                low, high = _taps_inside(plan, source_row, phases[phase, 7])
+                source, begin = scratch, slab + (source_row - top) * plan.line
+                if plan.direct:
+                    source, begin = x, start + (source_row + low * plan.tap_h) * plan.line
                 _correlate_pixels(
-                    bias, to, at, plan.out_w * pixel, packed, scratch, source, group, channels, plan, runs, phases,
-                    phase, tiles,
+                    bias, to, at, plan.out_w * pixel, packed, low, high - low, source,
+                    begin + phases[phase, 5] * plan.pixel, group, written, plan, phases, phase, tiles,
                 )  # fmt: skip
 
 
 @routine
+def _taps_inside(plan, row, taps):
+    """The first and one past the last row of taps that find a row of the image, or of the slab, from ``row`` on."""
+    low, high = 0, taps
+    if plan.direct:
+        while low < high and row + low * plan.tap_h < 0:
+            low += 1
+        while low < high and row + (high - 1) * plan.tap_h >= plan.IH:
+            high -= 1
+    return low, high
+
+
+@routine
 def _correlate_pixels(
-    bias, to, at, step, packed, scratch, source, group, channels, plan, runs, phases, phase, tiles
+    bias, to, at, step, packed, low, rows, source, begin, group, channels, plan, phases, phase, tiles
 ):  # fmt: skip
-    """One row of one phase, tile by tile, all channels of a group."""
-    weights, first = group * plan.pitch * plan.taps, group * plan.pitch
-    for k in range(phases[phase, 6], phases[phase, 7]):
-        here, there, height = source + tiles[k, 0] * plan.in_w * plan.pitch, at + tiles[k, 0] * step, tiles[k, 1]
-        for c in range(0, channels, plan.lanes):
-            i, j, exist = here + c, weights + c, channels - c
-            if height == 8:
-                tile = _sum(spread(8, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
-                write(tile, to, there + c, step, True, 8, exist, plan.lanes)
-            elif height == 4:
-                tile = _sum(spread(4, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
-                write(tile, to, there + c, step, True, 4, exist, plan.lanes)
-            else:
-                tile = _sum(spread(1, 1, bias, first + c), packed, scratch, i, j, plan, runs, phases, phase)
-                write(tile, to, there + c, step, True, 1, exist, plan.lanes)
-
-
-@device
-def _sum(tile, packed, scratch, i, j, plan, runs, phases, phase):
-    """Add what the taps find, those of a kernel row together where they may share it."""
-    first, last, taps, step, pitch, apart = (
-        phases[phase, 4], phases[phase, 5], phases[phase, 8], plan.in_w, plan.pitch, plan.tap_weight
-    )  # fmt: skip
-    if phases[phase, 9] == 0:
-        for k in range(first, last):
-            here, there = i + runs[k, 0], j + runs[k, 1]
-            for _ in range(taps):
-                tile = hadamard(tile, scratch, here, step * pitch, packed, there)
-                here += plan.tap_pixel
-                there += apart
-    elif taps == 3 and step == 1:
-        for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 3, 1, 1)
-    elif taps == 3:
-        for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 3, 2, 1)
-    elif taps == 5 and step == 1:
-        for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 5, 1, 1)
-    elif taps == 5:
-        for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 5, 2, 1)
-    elif step == 1:
-        for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 7, 1, 1)
+    """One row of one phase, all channels of a group."""
+    weights = group * plan.pitch * plan.taps + phases[phase, 6] + low * plan.weight_row
+    where = at, step, begin, weights, group * plan.pitch, channels, rows
+    span, shared, across = (phases[phase, 8], phases[phase, 9]), phases[phase, 10], phases[phase, 11]
+    if shared == 3 and across == 1:
+        _tiles_3_1(bias, to, packed, source, where, plan, tiles, span)
+    elif shared == 3:
+        _tiles_3_2(bias, to, packed, source, where, plan, tiles, span)
+    elif shared == 5 and across == 1:
+        _tiles_5_1(bias, to, packed, source, where, plan, tiles, span)
+    elif shared == 5:
+        _tiles_5_2(bias, to, packed, source, where, plan, tiles, span)
+    elif shared == 7 and across == 1:
+        _tiles_7_1(bias, to, packed, source, where, plan, tiles, span)
+    elif shared == 7:
+        _tiles_7_2(bias, to, packed, source, where, plan, tiles, span)
     else:
-        for k in range(first, last):
-            tile = slide(tile, scratch, i + runs[k, 0], pitch, packed, j + runs[k, 1], apart, 7, 2, 1)
-    if plan.relu:
-        tile = rectify(tile)
-    return tile
+        _tiles_0(bias, to, packed, source, where, plan, tiles, span)
+
+
+def _tiles(shared, apart):
+    """The same, tile by tile, each with all channels, for so many taps that share what they load: see ``stencil``."""
+
+    @routine
+    def tiles_of_a_row(bias, to, packed, source, where, plan, tiles, span):
+        at, step, begin, weights, first, channels, rows = where
+        # What does not change is read once: for all that the compiler knows, a store could change it.
+        lanes, relu, across, tap_pixel, tap_weight = (
+            plan.lanes, plan.relu, plan.in_w * plan.pixel, plan.tap_pixel, plan.tap_weight
+        )  # fmt: skip
+        line, weight_row = plan.tap_h * plan.line, plan.weight_row
+        for k in range(span[0], span[1]):
+            height, tap, taps, target = tiles[k, 1], tiles[k, 2], tiles[k, 3], at + tiles[k, 0] * step
+            here, there = begin + tiles[k, 0] * across + tap * tap_pixel, weights + tap * tap_weight
+            for c in range(0, channels, lanes):
+                if height == LONGEST:
+                    tile = spread(LONGEST, 1, bias, first + c)
+                    tile = stencil(
+                        tile, source, here + c, across, tap_pixel, line, packed, there + c, tap_weight, weight_row,
+                        rows, taps, shared, apart,
+                    )  # fmt: skip
+                    if relu:
+                        tile = rectify(tile)
+                    write(tile, to, target + c, step, True, LONGEST, channels - c, lanes)
+                elif height == SHORT:
+                    tile = spread(SHORT, 1, bias, first + c)
+                    tile = stencil(
+                        tile, source, here + c, across, tap_pixel, line, packed, there + c, tap_weight, weight_row,
+                        rows, taps, shared, apart,
+                    )  # fmt: skip
+                    if relu:
+                        tile = rectify(tile)
+                    write(tile, to, target + c, step, True, SHORT, channels - c, lanes)
+                else:
+                    tile = spread(1, 1, bias, first + c)
+                    tile = stencil(
+                        tile, source, here + c, across, tap_pixel, line, packed, there + c, tap_weight, weight_row,
+                        rows, taps, 0, 1,
+                    )  # fmt: skip
+                    if relu:
+                        tile = rectify(tile)
+                    write(tile, to, target + c, step, True, 1, channels - c, lanes)
+
+    return tiles_of_a_row
+
+
+_tiles_0 = _tiles(0, 1)
+_tiles_3_1, _tiles_3_2 = _tiles(3, 1), _tiles(3, 2)
+_tiles_5_1, _tiles_5_2 = _tiles(5, 1), _tiles(5, 2)
+_tiles_7_1, _tiles_7_2 = _tiles(7, 1), _tiles(7, 2)

@@ -15,6 +15,8 @@ from numbaconv.plan.common import Plan, band, table
 
 #: Vectors of channels that are packed together.
 GROUP = 8
+#: An image is read where it is if, of so many pixels of a row, one may meet padding: it is computed by itself.
+EDGE = 8
 #: What writing a vector takes, turning one, of many channels, and a multiply-add with what it loads.
 WRITE_COST, TURN_COST, TAP_COST = 2, 5, 0.9
 
@@ -60,37 +62,46 @@ def plan(work: Correlation) -> Plan:
     left, span_w = reach(work.columns)
     most_rows, most_columns = work.pixels
     line = stretch(most_columns, step[1], span_w)
-    tap, weight = _apart(work.columns)
-    shared = tap == 1 and line.in_w <= 2
+    (tap_h, weight_row), (tap, weight) = _apart(work.rows), _apart(work.columns)
+    direct = _direct(work)
+    in_w, columns_before, pixel = (step[1], 0, source.C) if direct else (line.in_w, left, pitch)
 
-    runs: list[tuple[int, int]] = []
     phases: list[tuple[int, ...]] = []
-    tiles: list[tuple[int, int]] = []
+    tiles: list[tuple[int, int, int, int]] = []
     for rows in work.rows:
         for columns in work.columns:
-            first_run, first_tile, taps = len(runs), len(tiles), len(columns.taps)
-            for kh, row in rows.taps if taps else ():
-                kw, column = columns.taps[0]
-                runs.append((((row - top) * line.columns + column - left) * pitch, (kh * g.KW + kw) * pitch))
-            tiles += _tiles(columns.pixels)
-            ends = first_run, len(runs), first_tile, len(tiles), taps, int(shared and taps in SHARED)
-            phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *ends))
+            first_tile, taps = len(tiles), len(columns.taps)
+            (kh, row), (kw, column) = [*rows.taps, (0, top)][0], [*columns.taps, (0, left)][0]
+            tiles += _inside(columns, step[1], source.W) if direct else _tiles(0, columns.pixels, taps)
+            found = row, column - columns_before, (kh * g.KW + kw) * pitch
+            shared = taps in SHARED and in_w in (tap, 2 * tap)
+            ends = len(rows.taps) if taps else 0, first_tile, len(tiles), taps * shared, in_w // tap
+            phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *found, *ends))
 
     tall = min(work.stride[0], target.H)  # target rows from a row of a phase to the next, as far as there are any
     staged = 0 if target.layout == "NHWC" else tall * target.W * pitch
     height = band(g, most_rows, g.N * groups, step[0], span, (line.columns * pitch + staged) * work.dtype.itemsize)
     bands = -(-most_rows // height)
-    stage = ((height - 1) * step[0] + span) * line.columns * pitch
+    stage = 0 if direct else ((height - 1) * step[0] + span) * line.columns * pitch
     values = dict(
         C=source.C, IH=source.H, IW=source.W, OH=target.H, OW=target.W, **source.strides("x"), **target.strides("y"),
         taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, slabs=groups * g.KH * g.KW * pitch,
         own=stage + height * staged, stage=stage, holes=int(work.fill), bands=bands, band=height, rows=most_rows,
-        top=top, left=left, span=span, **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
-        tap_pixel=tap * pitch, tap_weight=weight * pitch, relu=int(work.relu), tasks=g.N * groups * bands,
+        top=top, left=left, span=span, **line._asdict() | {"in_w": in_w}, in_h=step[0], out_h=work.stride[0],
+        out_w=work.stride[1], direct=int(direct), line=source.W * source.C if direct else line.columns * pitch,
+        pixel=pixel, tap_h=tap_h, tap_pixel=tap * pixel, weight_row=weight_row * g.KW * pitch,
+        tap_weight=weight * pitch, relu=int(work.relu), tasks=g.N * groups * bands,
     )  # fmt: skip
-    tables = (table(runs, 2), table(phases, 10), table(tiles, 2))
+    tables = (table(phases, 12), table(tiles, 4))
     return common.plan(
-        correlate_depthwise, DEPTHWISE, values, tables, work, work.fill, work.padded, (1, groups * pitch)
+        correlate_depthwise,
+        DEPTHWISE,
+        values,
+        tables,
+        work,
+        work.fill,
+        work.padded and not direct,
+        (1, groups * pitch),
     )
 
 
@@ -129,9 +140,9 @@ def _groups(work: Correlation) -> tuple[int, int]:
     return pitch, -(-work.source.C // pitch)
 
 
-def _apart(columns: tuple[Axis, ...]) -> tuple[int, int]:
-    """From a tap to the next: source pixels, and columns of the kernel. In all phases they are the same."""
-    for axis in columns:
+def _apart(axes: tuple[Axis, ...]) -> tuple[int, int]:
+    """From a tap to the next: source pixels, and pixels of the kernel. In all phases they are the same."""
+    for axis in axes:
         for (k, offset), (next_k, next_offset) in pairwise(axis.taps):
             return next_offset - offset, next_k - k
     return 1, 1
@@ -158,7 +169,39 @@ def _triples(work: Correlation, first: tuple[int, int], slab_columns: int, pitch
     return table(triples, 7)
 
 
-def _tiles(pixels: int) -> list[tuple[int, int]]:
-    """Tiles that cover a row: (first pixel, height). None leaves it, so the last may compute some pixels again."""
-    height = next(height for height in PIXELS if height <= pixels)
-    return [(min(first, pixels - height), height) for first in range(0, pixels, height)]
+def _direct(work: Correlation) -> bool:
+    """Whether the source is read where it is: its channels are whole vectors, and few pixels of a row meet padding."""
+    source, (_, pixels) = work.source, work.pixels
+    whole = [_whole(axis, work.step[1], source.W) for axis in work.columns]
+    edges = max((axis.pixels - len(inside) for axis, inside in zip(work.columns, whole, strict=True)), default=0)
+    return source.layout == "NHWC" and source.C % simd.lanes(work.dtype) == 0 and edges * EDGE <= pixels
+
+
+def _whole(axis: Axis, step: int, size: int) -> range:
+    """The pixels of a row whose taps all find something."""
+    offsets = [offset for _, offset in axis.taps] or [0]
+    first, last = max(0, -(offsets[0] // step)), min(axis.pixels, (size - 1 - offsets[-1]) // step + 1)
+    return range(first, last) if first < last else range(0)
+
+
+def _inside(axis: Axis, step: int, size: int) -> list[tuple[int, int, int, int]]:
+    """Tiles that cover a row: a pixel that meets padding has one of its own, with those taps that find something."""
+    whole, alone = _whole(axis, step, size), []
+    for pixel in [*range(whole.start), *range(whole.stop, axis.pixels)]:
+        found = [t for t, (_, offset) in enumerate(axis.taps) if 0 <= offset + pixel * step < size]
+        alone.append((pixel, 1, found[0] if found else 0, len(found)))
+    return alone + _tiles(whole.start, len(whole), len(axis.taps))
+
+
+def _tiles(first: int, pixels: int, taps: int) -> list[tuple[int, int, int, int]]:
+    """Tiles that cover so many pixels: (first pixel, height, first tap, taps).
+
+    None leaves them, so the last may compute some pixels again.
+    """
+    tiles, start = [], 0
+    while start < pixels:
+        most = min(pixels, 2 * (pixels - start) - 1)  # of a longer one, less than half would be new
+        height = next(height for height in PIXELS if height <= most)
+        tiles.append((first + min(start, pixels - height), height, 0, taps))
+        start += height
+    return tiles

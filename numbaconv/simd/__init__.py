@@ -2,9 +2,10 @@
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
 :func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard`,
-:func:`slide`, :func:`sweep` or :func:`pile`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a
-matrix (:func:`linear`), and ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`,
-:func:`move`, :func:`deal`, :func:`transpose` and :func:`clear` move memory.
+:func:`slide`, :func:`stencil`, :func:`sweep` or :func:`pile`, is changed by :func:`turn`, :func:`lift`,
+:func:`rectify` and words for a matrix (:func:`linear`), and ends in :func:`store`, :func:`put`, :func:`trim` or
+:func:`add`. :func:`copy`, :func:`move`, :func:`deal`, :func:`transpose` and :func:`clear` move memory, and
+:func:`prefetch` asks for it.
 Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
@@ -37,6 +38,7 @@ from numbaconv.simd.words import (
     rectify,
     slide,
     spread,
+    stencil,
     store,
     sweep,
     transpose,
@@ -58,6 +60,7 @@ __all__ = [
     "outer",
     "hadamard",
     "slide",
+    "stencil",
     "sweep",
     "dot",
     "lift",

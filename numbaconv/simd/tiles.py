@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
 from numbaconv.simd.code import Code, Tile, keep_rolled, pointer_of
@@ -27,6 +29,7 @@ from numbaconv.simd.words import (
     silent,
     slide,
     spread,
+    stencil,
     store,
     sweep,
     trim,
@@ -93,6 +96,17 @@ def _type_slide(context: Any) -> Callable:
         tile: Any, a: Any, i: Any, pitch: Any, b: Any, j: Any, b_pitch: Any, taps: Any, rows: Any, along: Any
     ) -> Any:
         return tile if all(isinstance(size, types.IntegerLiteral) for size in (taps, rows, along)) else None
+
+    return typed
+
+
+@type_callable(stencil)
+def _type_stencil(context: Any) -> Callable:
+    def typed(
+        tile: Any, a: Any, i: Any, across: Any, tap: Any, line: Any, b: Any, j: Any, b_tap: Any, b_line: Any,
+        lines: Any, taps: Any, shared: Any, apart: Any,
+    ) -> Any:  # fmt: skip
+        return tile if all(isinstance(size, types.IntegerLiteral) for size in (shared, apart)) else None
 
     return typed
 
@@ -251,6 +265,37 @@ def _lower_slide(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     keep_rolled(builder)
     weights = [code.load(code.pointer(right, k, b_pitch)) for k in range(taps)]
     return _shared(code, tile, left, pitch, weights, rows, along)
+
+
+@lower_builtin(stencil, Tile, types.Array, *[types.Integer] * 4, types.Array, *[types.Integer] * 7)
+def _lower_stencil(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, a, i, across, tap, line, b, j, b_tap, b_line, lines, taps = args[:12]
+    shared, apart = (size.literal_value for size in sig.args[12:])
+    code = Code(context, builder, sig.args[0])
+    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[6], b, j)
+    sums = cgutils.alloca_once_value(builder, tile)
+    with _lines(code, left, right, line, b_line, lines) as (here, there):
+        if shared:
+            weights = [code.load(code.pointer(there, k, b_tap)) for k in range(shared)]
+            builder.store(_shared(code, builder.load(sums), here, tap, weights, apart, 1), sums)
+        else:
+            with cgutils.for_range(builder, taps) as k:
+                keep_rolled(builder)
+                weight = code.load(builder.gep(there, [builder.mul(k.index, b_tap)]))
+                places = code.column(builder.gep(here, [builder.mul(k.index, tap)]), across, code.tile.rows)
+                rows = code.rows(builder.load(sums))
+                products = [code.fma(code.load(place), weight, row[0]) for place, row in zip(places, rows, strict=True)]
+                builder.store(code.tile_of(products), sums)
+    return builder.load(sums)
+
+
+@contextmanager
+def _lines(code: Code, left: Any, right: Any, line: Any, b_line: Any, lines: Any) -> Iterator[tuple[Any, Any]]:
+    """A loop over the lines of a kernel: where what it reads begins, on both sides."""
+    with cgutils.for_range(code.builder, lines) as loop:
+        keep_rolled(code.builder)
+        here, there = (code.builder.mul(loop.index, step) for step in (line, b_line))
+        yield code.builder.gep(left, [here]), code.builder.gep(right, [there])
 
 
 @lower_builtin(sweep, Tile, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 3)

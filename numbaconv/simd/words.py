@@ -68,6 +68,25 @@ def slide(
 
 
 @silent
+def stencil(
+    tile: Any, a: np.ndarray, i: int, across: int, tap: int, line: int, b: np.ndarray, j: int, b_tap: int, b_line: int,
+    lines: int, taps: int, shared: int, apart: int,
+) -> Any:  # fmt: skip
+    """Add products lane by lane, of so many ``lines`` of a kernel with so many ``taps`` each.
+
+    ``tile[p, lane] += a[i + r * line + p * across + k * tap + lane] * b[j + r * b_line + k * b_tap + lane]`` for each
+    ``r`` below ``lines`` and ``k`` below ``taps``. The last two arguments are compile-time constants. If ``shared`` is
+    not 0, it has to be ``taps``, and ``across`` has to be ``apart * tap``: vectors that rows share are loaded but once.
+    """
+    if shared and (shared != taps or across != apart * tap):
+        raise ValueError(f"{taps} taps, {tap} apart, of rows {across} apart, are not {shared} and {apart} times as far")
+    for r in range(lines):
+        for k in range(taps):
+            tile = hadamard(tile, a, i + r * line + k * tap, across, b, j + r * b_line + k * b_tap)
+    return tile
+
+
+@silent
 def sweep(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, b_pitch: int, taps: int) -> Any:
     """Add products of vectors and scalars, loading those vectors that neighbouring rows share but once.
 
