@@ -89,7 +89,7 @@ def _telling(tell: Any) -> Iterator[None]:
 
 
 def _train(dtype: np.dtype) -> None:
-    """A step of each optimizer through each layer that has kernels, of sizes for one thread and for several."""
+    """Steps of each optimizer, and predictions, by each layer that has kernels, for one thread and for several."""
     rng = np.random.default_rng(0)
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1, dtype=dtype, rng=0),
@@ -108,6 +108,7 @@ def _train(dtype: np.dtype) -> None:
         for count in (2, 64):
             images = rng.standard_normal((count, 1, 16, 16)).astype(dtype)
             trainer.step(RandomShift(1)(images, rng), np.zeros(count, np.int64))
+            trainer.predict(images, batch_size=count // 2)
     large = np.zeros((64, 16, 16, 16), dtype)
     RandomShift(1)(large, rng)
     numbaconv.conv2d_backward(
