@@ -2,8 +2,8 @@
 
 A convolution of one small image is over in two microseconds. To look at its arguments one by one would take twice as
 long, so what was found out about a call is kept, and found again by all that it depends on: shapes, dtype, parameters.
-Only the plainest calls are remembered: of contiguous arrays of one dtype, with parameters that are integers, whose work
-a single thread does. All others take the long way, and so does whatever is wrong.
+Only the plainest calls are remembered: of contiguous arrays of one dtype, with parameters that are integers or tuples
+of them, whose work a single thread does. All others take the long way, and so does whatever is wrong.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from numbaconv.algorithms import get_algorithm
-from numbaconv.geometry import Conv2dGeometry, Shape
+from numbaconv.geometry import Conv2dGeometry, Shape, are_plain
 from numbaconv.jit import ALL
 from numbaconv.kernels.plain import all_finite
 from numbaconv.memory import scratch
@@ -74,7 +74,10 @@ def key_of(
         out is None
         and type(a) is ndarray
         and type(b) is ndarray
-        and type(stride) is type(padding) is type(dilation) is type(groups) is int
+        and (
+            type(stride) is type(padding) is type(dilation) is type(groups) is int
+            or are_plain((stride, padding, dilation, groups))
+        )
         and type(layout) is type(algorithm) is str
         and (size is None or (type(size) is tuple and [type(extent) for extent in size] == _FOUR))
         and a.flags.carray

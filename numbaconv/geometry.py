@@ -90,7 +90,7 @@ class Conv2dGeometry:
             A size or parameter is out of range, or two of them do not fit each other.
         """
         arguments = (input_shape, weight_shape, stride, padding, dilation, groups, layout)
-        return _remembered(cls._forward, *arguments) if _plain(arguments) else cls._forward(*arguments)
+        return _remembered(cls._forward, *arguments) if are_plain(arguments) else cls._forward(*arguments)
 
     @classmethod
     def _forward(
@@ -142,7 +142,7 @@ class Conv2dGeometry:
             A size or parameter is out of range, or two of them do not fit each other.
         """
         arguments = (input_shape, weight_shape, stride, padding, output_padding, groups, dilation, layout)
-        return _remembered(cls._transposed, *arguments) if _plain(arguments) else cls._transposed(*arguments)
+        return _remembered(cls._transposed, *arguments) if are_plain(arguments) else cls._transposed(*arguments)
 
     @classmethod
     def _transposed(
@@ -412,11 +412,11 @@ def _remembered(make: Any, *arguments: Any) -> Conv2dGeometry:
     return make(*arguments)
 
 
-def _plain(values: tuple[Any, ...]) -> bool:
+def are_plain(values: tuple[Any, ...]) -> bool:
     """Whether equal values are the same to us: True equals 1, and 1.0 too, but neither is taken for an integer."""
     for value in values:
         kind = type(value)
-        if kind is not int and kind is not str and not (kind is tuple and _plain(value)):
+        if kind is not int and kind is not str and not (kind is tuple and are_plain(value)):
             return False
     return True
 

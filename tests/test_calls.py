@@ -88,6 +88,19 @@ def test_arrays_of_other_kinds_take_the_long_way() -> None:
     assert np.array_equal(numbaconv.conv2d(x, numbaconv.prepack(w)), expected)
 
 
+def test_tuples_of_integers_are_remembered() -> None:
+    x, w, _ = arrays()
+    how = {"stride": (1, 2), "padding": ((1, 0), (1, 1)), "dilation": (1, 1)}
+    expected = reference.conv2d(x, w, **how)
+    for _ in range(2):
+        assert np.array_equal(numbaconv.conv2d(x, w, **how), expected)
+        assert np.array_equal(numbaconv.conv2d(x, w, padding="same"), reference.conv2d(x, w, padding=1))
+    assert len(calls._calls) == 2
+    for wrong in ((1, True), [1, True], (1.0, 2)):
+        with pytest.raises(TypeError):
+            numbaconv.conv2d(x, w, **{**how, "stride": wrong})
+
+
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation", "groups"])
 @pytest.mark.parametrize("wrong", [True, 1.0, np.True_, "1"])
 def test_what_only_equals_an_integer_is_refused_still(name: str, wrong: Any) -> None:
