@@ -105,3 +105,8 @@ def remember(
         if len(_calls) >= MOST:
             _calls.clear()
         _calls[key] = Call(result.shape, result.dtype, plan, plan.no_bias.reshape(-1))
+
+
+def forget() -> None:
+    """Forget every call, as must be done where plans are made in another way than before."""
+    _calls.clear()

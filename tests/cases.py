@@ -22,8 +22,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 import numbaconv
+from numbaconv import calls, simd
 from numbaconv import plan as planning
-from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.plan import channels, common, depthwise, images, plain, planes, winograd
 from numbaconv.plan.axes import Correlation
@@ -454,15 +454,18 @@ def only(form: str) -> Iterator[None]:
     """Every pass is planned in this form, one of ``FORMS`` or the plain one, whatever it costs."""
     before, forms = dict(planning.FORMS), (FORMS | PLAIN)[form]
     planning.FORMS.update(auto=forms, direct=forms)
+    calls.forget()
     try:
         yield
     finally:
         planning.FORMS.update(before)
+        calls.forget()
 
 
 def forget_plans() -> None:
     for make in (planning.forward_plan, planning.input_gradient_plan, planning.weight_gradient_plan):
         make.cache_clear()
+    calls.forget()
 
 
 def run_python(*arguments: str, timeout: float = 300, **variables: str | None) -> subprocess.CompletedProcess[str]:

@@ -16,9 +16,9 @@ rng = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
-    calls._calls.clear()
+    calls.forget()
     yield
-    calls._calls.clear()
+    calls.forget()
 
 
 def arrays(layout: str = "NCHW", dtype: Any = np.float32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
