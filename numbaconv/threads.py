@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numba
 from numba.core.compiler_lock import global_compiler_lock
@@ -19,6 +21,7 @@ _limit: int | None = None  # what set_num_threads was told; None: what Numba say
 _launched = False  # a parallel kernel has run in this process
 _forked = False  # this process was made by fork
 _gate = threading.Lock()
+_watched = threading.local()  # .launches: where the launches of this Python thread are noted, if they are
 
 
 def set_num_threads(n: int) -> None:
@@ -83,6 +86,9 @@ def launch(kernel: Kernel, threads: int, *arguments: Any, stages: range | None =
     use is known only after the first launch.
     """
     global _launched
+    noted = getattr(_watched, "launches", None)
+    if noted is not None:
+        noted.append(Launch(kernel, threads, arguments, stages))
     if threads == 1 and stages is None:
         kernel.run(*arguments, ALL, 0, 1)
         return
@@ -101,10 +107,26 @@ def launch(kernel: Kernel, threads: int, *arguments: Any, stages: range | None =
 
 def launch_light(kernel: Kernel, tasks: int, elements: int, *arguments: Any) -> None:
     """Run a kernel that does little with each of so many elements: few of them are not worth a second thread."""
-    if elements < ELEMENTS_WORTH_A_THREAD:
-        kernel.run(*arguments, ALL, 0, 1)
-    else:
-        launch(kernel, threads_for(tasks), *arguments)
+    launch(kernel, 1 if elements < ELEMENTS_WORTH_A_THREAD else threads_for(tasks), *arguments)
+
+
+class Launch(NamedTuple):
+    """What :func:`launch` was called with."""
+
+    kernel: Kernel
+    threads: int
+    arguments: tuple[Any, ...]
+    stages: range | None
+
+
+@contextmanager
+def launches() -> Iterator[list[Launch]]:
+    """Within this context, note what the calling thread launches."""
+    _watched.launches = []
+    try:
+        yield _watched.launches
+    finally:
+        _watched.launches = None
 
 
 def _after_fork() -> None:

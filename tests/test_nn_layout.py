@@ -111,6 +111,33 @@ def test_batch_norm_and_relu_together(layout: str, training: bool) -> None:
         assert np.array_equal(norm2.bias.grad, alone[2])
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if name.startswith("max")])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_max_pooling_and_relu_together(layout: str, name: str) -> None:
+    rng = np.random.default_rng(4)
+    for size in SIZES:
+        x = rng.integers(-9, 4, size).astype(np.float32)
+        x[rng.random(size) < 0.02], x[rng.random(size) < 0.02], x[rng.random(size) < 0.02] = np.nan, np.inf, -np.inf
+        x = in_layout(x, layout)
+        pool, relu = LAYERS[name](), nn.ReLU()
+        y = relu(pool(x))
+        grad = in_layout(rng.integers(-3, 4, y.shape).astype(np.float32), layout)
+        for model in (nn.Sequential(LAYERS[name](), nn.ReLU()), nn.Sequential(nn.ReLU(), LAYERS[name]())):
+            np.testing.assert_array_equal(model(x), y)
+            np.testing.assert_array_equal(model.backward(grad), pool.backward(relu.backward(grad)))
+            assert len(model._in_training) == 1
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("size", [(3, 5, 8, 9), (1, 1, 1, 1), (2, 17, 1, 7), (40, 70, 33, 40), (0, 5, 2, 2)], ids=str)
+def test_the_mean_of_planes(size: tuple[int, ...], layout: str) -> None:
+    for dtype, error in ((np.float32, 1e-7), (np.float64, 1e-15)):
+        x = in_layout(np.random.default_rng(5).random(size).astype(dtype), layout)
+        y = nn.GlobalAvgPool2d()(x)
+        assert y.dtype == dtype
+        np.testing.assert_allclose(y, x.mean((2, 3), dtype=float), rtol=error)
+
+
 def test_a_sum_and_relu_together() -> None:
     rng = np.random.default_rng(3)
     for first, second in (("NCHW", "NHWC"), ("NHWC", "NHWC")):

@@ -17,6 +17,8 @@ from numbaconv.simd import clear, copy, deal, move, narrow, widen
 
 #: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
 BAND = 2048
+#: Sums that are taken of a plane side by side.
+LANES = 8
 
 
 class PoolSizes(NamedTuple):
@@ -123,10 +125,11 @@ def _overlap(sizes):
 
 
 @kernel(allocates=True)
-def max_pool(x, y, winner, sizes, stage, thread, threads):
+def max_pool(x, y, winner, relu, sizes, stage, thread, threads):
     """y = the maximum of every window of x, winner = its tap, ``kh * KW + kw``: the first of equals; NaN always wins.
 
-    Tap by tap: what it sees is gathered for all windows of some rows, and compared in one long loop.
+    Tap by tap: what it sees is gathered for all windows of some rows, and compared in one long loop. With ``relu``, a
+    ReLU follows: 0 is written instead of what is below it, and where nothing is above 0, no tap wins, ``KH * KW``.
     """
     planes, C, _, _, OH, OW, KH, KW, _, _, PH, PW, _, _, band = sizes
     memory = np.empty(band * OW * C, x.dtype)
@@ -148,11 +151,20 @@ def max_pool(x, y, winner, sizes, stage, thread, threads):
                 for o in range(len(best)):
                     if best[o] == -np.inf:  # nothing was larger than what is outside
                         tap[o] = _first_inside(top + o // C // OW, o // C % OW, sizes)
+            if relu:
+                zero = x.dtype.type(0)
+                for o in range(len(best)):
+                    highest = best[o]
+                    tap[o] = tap[o] if highest > 0 else KH * KW
+                    best[o] = zero if highest <= 0 else highest
 
 
 @kernel(allocates=True)
 def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, stage, thread, threads):
-    """Each gradient of y goes to the pixel of x that won its window; ``offsets`` says where in it each tap lies."""
+    """Each gradient of y goes to the pixel of x that won its window, if any did.
+
+    ``offsets`` says where in a window each tap lies.
+    """
     planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, _, _, band = sizes
     memory = np.empty(band * OW * C, grad_y.dtype)
     for plane in share(planes, thread, threads):
@@ -173,7 +185,8 @@ def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, stage, thread, thr
             for oh in range(OH):
                 out, first = (plane * OH + oh) * OW, (plane * IH + oh * SH - PH) * IW - PW
                 for ow in range(OW):
-                    grad_x[first + ow * SW + offsets[winner[out + ow]]] += grad_y[out + ow]
+                    if winner[out + ow] < KH * KW:
+                        grad_x[first + ow * SW + offsets[winner[out + ow]]] += grad_y[out + ow]
 
 
 @device
@@ -229,3 +242,36 @@ def sum_pool_backward(grad_y, grad_x, sizes, stage, thread, threads):
             gradients = grad_y[(plane * OH + top) * OW * C : (plane * OH + bottom) * OW * C]
             for k in range(KH * KW):
                 _scatter(grad_x, plane, top, bottom, k // KW, k % KW, sizes, gradients)
+
+
+@kernel(allocates=True)
+def mean_planes(x, y, C, pixels, last, stage, thread, threads):
+    """``y[n, c]`` = the mean of a plane, which is summed in float64.
+
+    ``x`` is ``(N, C, pixels)``, or with ``last``, ``(N, pixels, C)``. Threads share the images.
+    """
+    inner = C if last else LANES
+    sums = np.empty(inner)
+    for n in share(len(y) // C, thread, threads):
+        to = y[n * C : (n + 1) * C]
+        if last:
+            sums[:] = 0
+            for pixel in range(pixels):
+                source = x[(n * pixels + pixel) * C : (n * pixels + pixel + 1) * C]
+                for c in range(C):
+                    sums[c] += source[c]
+            for c in range(C):
+                to[c] = sums[c] / pixels
+        else:
+            for c in range(C):
+                plane = x[(n * C + c) * pixels : (n * C + c + 1) * pixels]
+                sums[:] = 0
+                for start in range(0, pixels - LANES + 1, LANES):
+                    for lane in range(LANES):
+                        sums[lane] += plane[start + lane]
+                total = 0.0
+                for lane in range(LANES):
+                    total += sums[lane]
+                for pixel in range(pixels // LANES * LANES, pixels):
+                    total += plane[pixel]
+                to[c] = total / pixels

@@ -96,10 +96,11 @@ class Dropout(Module):
     def forward(self, x: np.ndarray) -> np.ndarray:
         """An array of the shape of x."""
         x = dense(x, "x")
-        factors = np.ones((), x.dtype)
-        if self.training:
-            scale = 1 / (1 - self.p) if self.p < 1 else 0
-            factors = (self.rng.random(x.shape) >= self.p) * x.dtype.type(scale)
+        if not self.training:
+            self._saved = np.ones((), x.dtype), Form.of(x)
+            return x
+        scale = 1 / (1 - self.p) if self.p < 1 else 0
+        factors = (self.rng.random(x.shape) >= self.p) * x.dtype.type(scale)
         self._saved = factors, Form.of(x)
         return x * factors
 

@@ -18,6 +18,7 @@ from numbaconv.nn.linear import Linear
 from numbaconv.nn.module import Module
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.pooling import MaxPool2d
+from numbaconv.nn.replay import Tape, Tapes
 from numbaconv.threads import launch_light
 
 
@@ -61,6 +62,8 @@ class Sequential(Module):
     def _make_steps(self) -> None:
         self._in_training, self._in_evaluation = _training_steps(self.layers), _evaluation_steps(self.layers)
         self._order = self._in_training
+        self._tapes = Tapes()
+        self._replayed: tuple[Tape, np.ndarray] | None = None  # the last forward pass, if it was played
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles hold: not the steps, which follow from the layers."""
@@ -72,6 +75,8 @@ class Sequential(Module):
 
     def _forget(self) -> None:
         super()._forget()
+        self._tapes.clear()
+        self._replayed = None
         for step in self._in_evaluation:
             if isinstance(step, Folded):
                 step.forget()
@@ -86,10 +91,29 @@ class Sequential(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output of the last layer."""
-        return self._forward(x, None)
+        if self.training:
+            return self._forward(x, None)
+        tape = self._tapes.find(x)
+        return self._tapes.run(self, x) if tape is None or tape.in_training() else self._play(tape, x)
+
+    def replay(self, x: np.ndarray) -> np.ndarray | None:
+        """The output in evaluation, whatever the mode, if there is a :class:`~numbaconv.nn.replay.Tape` for it."""
+        tape = self._tapes.find(x)
+        return None if tape is None else self._play(tape, x)
+
+    def _play(self, tape: Tape, x: np.ndarray) -> np.ndarray:
+        if self._replayed is None:
+            tape.forget_saved()  # it is of another pass
+        self._replayed = tape, x
+        return tape.play(x)
+
+    def evaluation_steps(self) -> list[_Step] | None:
+        """What it runs in evaluation, one after the other; None if it does something else."""
+        return self._in_evaluation if type(self) is Sequential and "forward" not in vars(self) else None
 
     def _forward(self, x: np.ndarray, end: int | None) -> np.ndarray:
         """The output of the steps before ``end``."""
+        self._replayed = None
         order = self._in_training if self.training else self._in_evaluation
         if self.training and self._order is not order:
             self._forget()
@@ -100,6 +124,8 @@ class Sequential(Module):
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The chain rule: the gradient goes through the layers from the last to the first."""
+        if self._replayed is not None:
+            self._run_again(*self._replayed)
         return self._backward(grad_output, None)
 
     def _backward(self, grad_output: np.ndarray, end: int | None) -> np.ndarray | None:
@@ -110,6 +136,19 @@ class Sequential(Module):
                 break
             grad = layer.backward(grad)
         return grad
+
+    def _run_again(self, tape: Tape, x: np.ndarray) -> None:
+        """Run the layers, which save what the gradient needs, as they were when the tape was played."""
+        if not tape.fits():
+            raise RuntimeError("a layer of the model was changed between forward and backward")
+        training = [module for module in self.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            self._forward(x, None)
+        finally:
+            for module in training:
+                module.training = True
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The layers, named ``"0"``, ``"1"``, …"""
@@ -202,6 +241,11 @@ class Residual(Module):
             main = self.main.backward(grad_output)
         return _sum(main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
 
+    def evaluation_steps(self) -> list[_Step] | None:
+        """Both paths; None if it does something else."""
+        usual = type(self) is Residual and "forward" not in vars(self)
+        return [self.main, *([] if self.shortcut is None else [self.shortcut])] if usual else None
+
     def _norm(self) -> tuple[Sequential, BatchNorm2d] | tuple[None, None]:
         """The main path and the batch norm that it ends in, if that runs as a step of its own."""
         path = self.main
@@ -238,9 +282,12 @@ class _WithReLU:
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         return self.layer.backward(grad_output)
 
+    def evaluation_steps(self) -> list[_Step]:
+        return [self.layer]
+
 
 #: Attributes of a model that follow from its layers.
-_STEPS = ("_in_training", "_in_evaluation", "_order")
+_STEPS = ("_in_training", "_in_evaluation", "_order", "_tapes", "_replayed")
 _Step: TypeAlias = Module | Folded | _WithReLU
 
 
@@ -277,7 +324,7 @@ def _evaluation_steps(layers: Sequence[Module]) -> list[_Step]:
 def _with_relu(steps: list[_Step]) -> list[_Step]:
     """The same steps, of which some do the work of the ReLU behind them."""
     for k in reversed(range(len(steps) - 1)):
-        if type(steps[k]) in (Conv2d, Linear, BatchNorm2d, Residual) and type(steps[k + 1]) is ReLU:
+        if type(steps[k]) in (Conv2d, Linear, BatchNorm2d, MaxPool2d, Residual) and type(steps[k + 1]) is ReLU:
             steps[k : k + 2] = [_WithReLU(steps[k])]
     return steps
 

@@ -32,10 +32,14 @@ class _Held(NamedTuple):
     weight: PackedWeight
     bias: np.ndarray | None
 
+    def unchanged(self) -> bool:
+        """Whether the arrays that it was made of hold what they held."""
+        return bool(alike(self.bits, self.copies))
+
     def made_of(self, arrays: tuple[np.ndarray, ...], eps: float) -> bool:
         """Whether it was made of these arrays, and none of them has changed."""
         same = len(arrays) == len(self.arrays) and all(map(operator.is_, arrays, self.arrays))
-        return same and eps == self.eps and bool(alike(self.bits, self.copies))
+        return same and eps == self.eps and self.unchanged()
 
 
 class Folded:
@@ -49,6 +53,15 @@ class Folded:
         self.conv, self.norm, self.relu = conv, norm, relu
         self._held: _Held | None = None
         self._saved: tuple[np.ndarray, _Held] | None = None  # x and the weight of the last forward pass, if it was one
+
+    def forget_saved(self) -> None:
+        """Hold nothing of the last forward pass."""
+        self._saved = None
+
+    @property
+    def held(self) -> _Held | None:
+        """What the last forward pass computed with, if the layers ran as one."""
+        return self._held
 
     def forget(self) -> None:
         """Hold nothing: neither a weight nor what the last forward pass saved."""

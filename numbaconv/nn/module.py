@@ -10,6 +10,23 @@ import numpy as np
 from numbaconv.nn.checks import FLOATS, parameter_dtype
 from numbaconv.values import as_mapping, numbers
 
+_changes = 0
+#: Attributes of a module that are set in every pass, and say nothing about what it computes in evaluation.
+_PASSING = frozenset({"_saved", "_order", "_replayed", "training", "needs_input_grad"})
+
+
+def changes() -> int:
+    """How often anything about any module was set to something else: while it stays the same, so do all modules.
+
+    But for what their arrays hold, and the modes that they are in.
+    """
+    return _changes
+
+
+def _count_change() -> None:
+    global _changes
+    _changes += 1
+
 
 class Parameter:
     """An array that is trained, with its gradient.
@@ -33,6 +50,11 @@ class Parameter:
     """
 
     __slots__ = ("data", "grad")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data":
+            _count_change()
+        object.__setattr__(self, name, value)
 
     def __init__(self, data: np.ndarray) -> None:
         if not isinstance(data, np.ndarray) or data.dtype not in FLOATS:
@@ -100,6 +122,11 @@ class Module:
     def backward(self, grad_output: np.ndarray) -> Any:
         """Add to the gradients of the parameters, return the gradient with respect to the x of the last forward."""
         raise NotImplementedError
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _PASSING and vars(self).get(name) is not value:
+            _count_change()
+        object.__setattr__(self, name, value)
 
     def require_input_grad(self, needed: bool = True) -> None:
         """Say whether backward has to return a gradient.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from numbaconv.geometry import IntOrPair, Layout, Shape, integer, pair
 from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
 from numbaconv.kernels.pooling import BAND, PoolSizes
+from numbaconv.memory import fresh
 from numbaconv.nn.checks import check_gradient, flag, images
 from numbaconv.nn.layout import Form, empty, empty_like, flat, layout_of
 from numbaconv.nn.module import Module
@@ -111,13 +113,13 @@ class MaxPool2d(_Pool2d):
     ) -> None:
         super().__init__(kernel_size, stride, padding, dilation, ceil_mode)
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """``(N, C, OH, OW)``."""
+    def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
+        """``(N, C, OH, OW)``; with ``relu``, what a :class:`ReLU` would make of it, in the same sweep."""
         x = images(x)
         sizes = self._sizes(x)
         y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
-        winner = empty_like(y, np.dtype(np.uint8 if sizes.KH * sizes.KW <= 256 else np.int64))
-        _launch(kernels.max_pool, sizes, x, y, winner)
+        winner = empty_like(y, np.dtype(np.uint8 if sizes.KH * sizes.KW < 256 else np.int64))
+        _launch(kernels.max_pool, sizes, (x, y, winner), int(relu))
         self._saved = Form.of(x), Form.of(y), winner, sizes
         return y
 
@@ -126,7 +128,7 @@ class MaxPool2d(_Pool2d):
         form, output, winner, sizes = self._recall()
         grad = check_gradient(grad_output, output)
         grad_input = form.empty()
-        _launch(kernels.max_pool_backward, sizes, grad, winner, grad_input, _offsets(sizes))
+        _launch(kernels.max_pool_backward, sizes, (grad, winner, grad_input), _offsets(sizes))
         return grad_input
 
 
@@ -180,7 +182,7 @@ class AvgPool2d(_Pool2d):
         x = images(x)
         sizes = self._sizes(x)
         y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
-        _launch(kernels.sum_pool, sizes, x, y)
+        _launch(kernels.sum_pool, sizes, (x, y))
         divisor = _divisor(sizes, self.count_include_pad, self.divisor_override).astype(x.dtype)
         self._saved = Form.of(x), Form.of(y), divisor, sizes
         return np.divide(y, divisor, out=y)
@@ -190,7 +192,7 @@ class AvgPool2d(_Pool2d):
         form, output, divisor, sizes = self._recall()
         share = check_gradient(grad_output, output) / divisor
         grad_input = form.empty()
-        _launch(kernels.sum_pool_backward, sizes, share, grad_input)
+        _launch(kernels.sum_pool_backward, sizes, (share, grad_input))
         return grad_input
 
 
@@ -210,7 +212,9 @@ class GlobalAvgPool2d(Module):
         x = images(x)
         if min(x.shape[1:]) < 1:
             raise ValueError(f"x has shape {x.shape}: every size but the batch's must be at least 1")
-        y = x.mean((2, 3))
+        (N, C, H, W), last = x.shape, layout_of(x) == "NHWC"
+        y = fresh((N, C), x.dtype)
+        launch_light(kernels.mean_planes, N, x.size, flat(x), y.reshape(-1), C, H * W, int(last))
         self._saved = Form.of(x), Form.of(y)
         return y
 
@@ -293,11 +297,11 @@ def _offsets(sizes: PoolSizes) -> np.ndarray:
     return np.add.outer(np.arange(sizes.KH) * sizes.DH * sizes.IW, np.arange(sizes.KW) * sizes.DW).ravel()
 
 
-def _launch(kernel: Kernel, sizes: PoolSizes, *arrays: np.ndarray) -> None:
+def _launch(kernel: Kernel, sizes: PoolSizes, arrays: tuple[np.ndarray, ...], *more: Any) -> None:
     """Run a kernel over the planes of some dense arrays."""
     elements = sizes.planes * sizes.inner * max(sizes.IH * sizes.IW, sizes.OH * sizes.OW)
     sizes = _stacked(sizes)
-    launch_light(kernel, sizes.planes, elements, *map(flat, arrays), sizes)
+    launch_light(kernel, sizes.planes, elements, *map(flat, arrays), *more, sizes)
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from numbaconv.geometry import integer
 from numbaconv.memory import Pool, recycling
 from numbaconv.nn.checkpoints import Checkpoint
 from numbaconv.nn.checks import flag, real
+from numbaconv.nn.containers import Sequential
 from numbaconv.nn.initialisation import generator
 from numbaconv.nn.loop import Augment, Loop
 from numbaconv.nn.losses import CrossEntropyLoss, Loss
@@ -265,6 +266,10 @@ class Trainer:
             There are no images, or they do not fit the model.
         """
         x, batch_size = _check_images(x), integer(batch_size, "batch_size", 1)
+        if len(x) <= batch_size and isinstance(self.model, Sequential):
+            y = self.model.replay(self._cast(x))
+            if y is not None:
+                return y
         training = [module for module in self._modules if module.training]
         for module in training:
             module.training = False

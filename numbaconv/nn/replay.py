@@ -1,0 +1,199 @@
+"""A small batch once more, without Python between the kernels.
+
+For one image of a small model, to look at every array and to choose every plan takes longer than to compute. In
+evaluation nothing of that changes from one call to the next. So what a pass launched is noted, and launched again for
+the next batch of the same shape: the batch is copied to where the first one was, and the output from where it came.
+
+Only what is known to do all its work in kernels is played back, and it is tried before: on another batch, in memory
+full of NaN, it must give what the layers give. Anything that is set to something else in a layer ends it, and so does
+any change of an array that went into a folded weight. Arrays that kernels read as they are may change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from numbaconv.algorithms import get_algorithm
+from numbaconv.jit import ALL
+from numbaconv.memory import Pool, aligned, recycling
+from numbaconv.nn.activation import Dropout, ReLU
+from numbaconv.nn.checks import FLOATS
+from numbaconv.nn.folding import Folded
+from numbaconv.nn.linear import Flatten, Linear
+from numbaconv.nn.module import changes
+from numbaconv.nn.pooling import GlobalAvgPool2d, MaxPool2d
+from numbaconv.threads import Launch, launch, launches, threads_for
+
+#: Bytes of a batch, and of all that is computed between layers, up to which it pays.
+BATCH_BYTES, BYTES = 64 * 1024, 4 * 1024 * 1024
+#: A kind of call is noted when it comes again so many times; so many kinds are remembered.
+TIMES, KINDS = 2, 8
+#: More threads than any machine has.
+MOST_THREADS = 1 << 20
+
+_PLAYABLE = (Dropout, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU)
+_busy = threading.local()  # .depth: models that are running in this Python thread, one inside the other
+
+
+class Tape:
+    """What a pass launched, and where its batch and its output are."""
+
+    def __init__(self, model: Any, x: np.ndarray, y: np.ndarray, noted: list[Launch]) -> None:
+        self._x, self._y, self._calls = x, y, [_call(each) for each in noted]
+        self._held = [(step, step.held) for step in _leaves(model) if type(step) is Folded]
+        self._modules, self._changes = list(model.modules()), changes()
+
+    def fits(self) -> bool:
+        """Whether the layers would do the same in evaluation."""
+        if changes() != self._changes:
+            return False
+        return all([step.held is held and held is not None and held.unchanged() for step, held in self._held])  # noqa: C419
+
+    def in_training(self) -> bool:
+        """Whether some layer is."""
+        return any([module.training for module in self._modules])  # noqa: C419
+
+    def play(self, x: np.ndarray) -> np.ndarray:
+        """The output for another batch."""
+        depth = _depth()
+        _busy.depth = depth + 1  # a signal's handler that runs the model now must not do so in this memory
+        try:
+            self._x[...] = x
+            for function, arguments in self._calls:
+                function(*arguments)
+            return self._y.copy("K")
+        finally:
+            _busy.depth = depth
+
+    def forget_saved(self) -> None:
+        """Let no layer hold what it saved in its last forward pass."""
+        for module in self._modules:
+            module._saved = None
+        for step, _ in self._held:
+            step.forget_saved()
+
+
+class Tapes:
+    """The tapes of a model: one for each kind of call, and for each Python thread, whose scratch memory is its own."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[Any, ...] | None, Tape | int] = {}  # or how often a call was seen without one
+
+    def clear(self) -> None:
+        """Forget all tapes."""
+        self._kinds.clear()
+
+    def find(self, x: Any) -> Tape | None:
+        """The tape for such a batch, if there is one that fits."""
+        key = _key(x)
+        tape = self._kinds.get(key)
+        if type(tape) is not Tape or _depth() > 0:
+            return None
+        if tape.fits():
+            return tape
+        self._kinds.pop(key, None)
+        return None
+
+    def run(self, model: Any, x: np.ndarray) -> np.ndarray:
+        """The output of a model in evaluation for which there is no tape; there may be one from now on."""
+        depth = _depth()
+        _busy.depth = depth + 1
+        try:
+            y = model._forward(x, None)
+            if depth == 0:
+                self._note(model, x)
+        finally:
+            _busy.depth = depth
+        return y
+
+    def _note(self, model: Any, x: np.ndarray) -> None:
+        """Count a call, and make a tape if there were some of its kind."""
+        key = _key(x)
+        if key is None:
+            return
+        if len(self._kinds) >= KINDS and key not in self._kinds:
+            self._kinds.clear()
+        count = self._kinds.setdefault(key, 0)
+        if type(count) is int and count <= TIMES:
+            self._kinds[key] = count + 1
+            if count == TIMES:
+                tape = _recorded(model, x)
+                if tape is not None:
+                    self._kinds[key] = tape
+                model._forward(x, None)  # whose gradient may be asked for
+
+
+def _depth() -> int:
+    """How many models are running in this thread: outer ones, and those that a signal has interrupted."""
+    return getattr(_busy, "depth", 0)
+
+
+def _key(x: Any) -> tuple[Any, ...] | None:
+    """What a tape depends on besides the model; None if a batch is not worth one."""
+    if type(x) is not np.ndarray or x.nbytes > BATCH_BYTES or not x.flags.carray or x.dtype not in FLOATS or not x.size:
+        return None
+    return x.shape, x.dtype, threading.get_ident(), get_algorithm(), threads_for(MOST_THREADS)
+
+
+def _call(noted: Launch) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """How to launch it again."""
+    kernel, threads, arguments, stages = noted
+    if threads == 1 and stages is None:
+        return kernel.run, (*arguments, ALL, 0, 1)
+    return partial(launch, kernel, threads, stages=stages), arguments
+
+
+def _recorded(model: Any, x: np.ndarray) -> Tape | None:
+    """A tape for batches like ``x``, if it gives what the layers give."""
+    if not all([_plays(step, x.dtype) for step in _leaves(model)]):  # noqa: C419
+        return None
+    mine, memory = x.copy(), _Noted()
+    with launches() as noted, recycling(memory):
+        y = model._forward(mine, None)
+    tape = Tape(model, mine, y, noted)
+    if tape.in_training() or sum(array.nbytes for array in memory.arrays) > BYTES:
+        return None
+    other = np.random.default_rng(0).standard_normal(x.shape).astype(x.dtype)
+    wanted = model._forward(other, None)
+    for array in memory.arrays:
+        array.view(np.uint8)[...] = 255  # NaN, of whatever dtype
+    played = tape.play(other)
+    return tape if played.strides == wanted.strides and played.tobytes("A") == wanted.tobytes("A") else None
+
+
+class _Noted(Pool):
+    """Memory of a tape's own, which nothing else gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrays: list[np.ndarray] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        array = aligned(dtype, int(np.prod(shape)), "what is kept of a batch")
+        self.arrays.append(array)
+        return array.reshape(shape)
+
+
+def _leaves(step: Any) -> Iterator[Any]:
+    """Every step of a model, and of the models in it."""
+    steps = step.evaluation_steps() if hasattr(step, "evaluation_steps") else None
+    if steps is None:
+        yield step
+    else:
+        for each in steps:
+            yield from _leaves(each)
+
+
+def _plays(step: Any, dtype: np.dtype) -> bool:
+    """Whether a step does its work in kernels, which read every array of it that may change as it is."""
+    if type(step) is Folded:
+        return step.held is not None
+    if type(step) not in _PLAYABLE or "forward" in vars(step):
+        return False
+    arrays = [parameter.data for parameter in step.parameters()]
+    return all([type(array) is np.ndarray and array.dtype == dtype and array.flags.carray for array in arrays])  # noqa: C419
