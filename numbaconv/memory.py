@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -123,10 +123,13 @@ class Pool(threading.local):
         if size < POOLED_BYTES:
             return np.empty(shape, dtype)
         pieces = self._pieces.setdefault(size, [])
-        place = next((k for k in range(len(pieces)) if _holders(pieces, k) == _NOBODY), len(pieces))
-        if place == len(pieces):
-            pieces.append(self._piece(size))
-        return pieces[place].view(dtype).reshape(shape)
+        for piece in pieces:
+            if getrefcount(piece.base) == _NOBODY:
+                break
+        else:
+            piece = self._piece(size)
+            pieces.append(piece)
+        return piece.view(dtype).reshape(shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy is an empty one."""
@@ -135,7 +138,7 @@ class Pool(threading.local):
     def clear(self) -> None:
         """Give back all memory that nobody holds."""
         for pieces in self._pieces.values():
-            pieces[:] = [pieces[k] for k in range(len(pieces)) if _holders(pieces, k) != _NOBODY]
+            pieces[:] = [piece for piece in pieces if getrefcount(piece.base) != _NOBODY]
 
     def _piece(self, size: int) -> np.ndarray:
         """New memory; where there is none left, after what nobody holds has been given back."""
@@ -146,13 +149,9 @@ class Pool(threading.local):
             return aligned(_BYTE, size, "what is kept between layers")
 
 
-def _holders(pieces: list[np.ndarray], k: int) -> int:
-    """How many hold the memory of a piece: every view of it does, and every view of a view."""
-    return sys.getrefcount(pieces[k].base)
-
-
-#: That number where nobody does but the piece.
-_NOBODY = _holders([aligned(_BYTE, 1, "a byte")], 0)
+_LONELY = aligned(_BYTE, 1, "a byte")
+#: How many hold the memory of a piece, every view and every view of a view being one, where nobody does but the piece.
+_NOBODY = getrefcount(_LONELY.base)
 
 
 @contextmanager

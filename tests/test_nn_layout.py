@@ -72,9 +72,11 @@ def test_a_convolution_chooses(dtype: type) -> None:
     x = np.ones((2, 3, 8, 8), dtype)
     for channels, layout in ((2 * whole, "NHWC"), (3 * whole, "NHWC"), (2 * whole - 1, "NCHW"), (whole, "NCHW")):
         layer = nn.Conv2d(3, channels, 3, rng=0, dtype=dtype)
-        assert preferred(3, channels, np.dtype(dtype)) == layout == layout_of(layer(x))
+        assert preferred(3, (2, channels, 6, 6), np.dtype(dtype)) == layout == layout_of(layer(x))
         assert layout_of(layer.backward(np.ones((2, channels, 6, 6), dtype))) == "NCHW"  # as x
-    assert preferred(whole, whole, np.dtype(dtype)) == "NHWC"
+    assert preferred(whole, (2, whole, 6, 6), np.dtype(dtype)) == "NHWC"
+    assert preferred(3, (2, whole, 8, 8), np.dtype(dtype)) == "NHWC"
+    assert preferred(3, (2, whole - 1, 8, 8), np.dtype(dtype)) == "NCHW"
 
 
 @pytest.mark.parametrize("pixels", [(1, 1), (2, 3), (7, 9), (33, 40)], ids=str)

@@ -9,7 +9,8 @@ channel ``c + i % inner``, and what is known of a channel is laid out along a ro
 
 A task is a channel C of one of ``parts`` parts of N, whatever the number of threads, so that sums have a fixed order.
 They are taken row upon row, in the dtype of the images: neighbouring elements add up side by side, where a single
-running sum would make each addition wait for the last. Only then are the sums of a row added up, in float64.
+running sum would make each addition wait for the last. Four rows are taken at once, for the sums go through memory.
+Only then are the sums of a row added up, in float64.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.jit import device, kernel, share
+from numbaconv.jit import compiled, device, kernel, share
 
 #: A row of so many sums is not halved any more.
 _FEW = 32
@@ -53,6 +54,18 @@ def _row(images, n, c, r, sizes):
 
 
 @device
+def _four(images, k, first, c, sizes):
+    """Four rows of a task, from its row ``k`` on."""
+    _, _, R, _, _, _, _ = sizes
+    return (
+        _row(images, first + k // R, c, k % R, sizes),
+        _row(images, first + (k + 1) // R, c, (k + 1) % R, sizes),
+        _row(images, first + (k + 2) // R, c, (k + 2) % R, sizes),
+        _row(images, first + (k + 3) // R, c, (k + 3) % R, sizes),
+    )
+
+
+@device
 def _along(values, c, inner, row):
     """What is known of the channels, along a row."""
     if inner == 1:
@@ -78,6 +91,63 @@ def _fold(sums, c, inner, totals):
             totals[c + i] += sums[start + i]
 
 
+@compiled
+def near_means(x, near, pixels, step, channel, pixel):
+    """The mean of some pixels of the first image, for each channel; the strides of ``x`` are given."""
+    for c in range(len(near)):
+        total, count = 0.0, 0
+        for p in range(0, pixels, step):
+            total += x[c * channel + p * pixel]
+            count += 1
+        near[c] = total / count
+
+
+@compiled
+def mean_and_variance(near, totals, squares, count, mean, variance):
+    """Of what :func:`moments` gave about ``near``: the mean and the biased variance, in float64."""
+    for c in range(len(near)):
+        missing, square = 0.0, 0.0
+        for part in range(len(totals)):
+            missing += totals[part, c]
+            square += squares[part, c]
+        missing /= count
+        mean[c] = near[c] + missing
+        square = square / count - missing**2
+        variance[c] = 0.0 if square < 0 else square
+
+
+@compiled
+def follow(running_mean, running_var, mean, variance, share, unbiased):
+    """Move running statistics by a share towards those of a batch, whose variance becomes so much larger."""
+    for c in range(len(mean)):
+        running_mean[c] += share * (mean[c] - running_mean[c])
+        running_var[c] += share * (variance[c] * unbiased - running_var[c])
+
+
+@compiled
+def coefficients(mean, variance, eps, weight, bias, rstd, center, scale, shift):
+    """What :func:`scale_shift` needs, and one over the standard deviation."""
+    for c in range(len(rstd)):
+        rstd[c] = 1 / np.sqrt(np.float64(variance[c]) + eps)
+        center[c] = mean[c]
+        scale[c] = rstd[c] * weight[c]
+        shift[c] = bias[c]
+
+
+@compiled
+def gradients(totals, products, rstd, count, grad_weight, grad_bias, mean, slope):
+    """What :func:`gradient_moments` gave, as the gradients of weight and bias and what is taken away from grad_y."""
+    for c in range(len(rstd)):
+        total, product = 0.0, 0.0
+        for part in range(len(totals)):
+            total += totals[part, c]
+            product += products[part, c]
+        grad_weight[c] = product * rstd[c]
+        grad_bias[c] = total
+        mean[c] = total / count
+        slope[c] = product / count * rstd[c] ** 2
+
+
 @kernel(allocates=True)
 def moments(x, center, totals, squares, sizes, stage, thread, threads):
     """Of every part and channel, the sum of ``x - center`` and of its square."""
@@ -88,13 +158,19 @@ def moments(x, center, totals, squares, sizes, stage, thread, threads):
         _along(center, c, inner, a)
         sums[:] = 0
         more[:] = 0
-        for n in range(first, last):
-            for r in range(R):
-                source = _row(x, n, c, r, sizes)
-                for i in range(L):
-                    distance = source[i] - a[i]
-                    sums[i] += distance
-                    more[i] += distance * distance
+        rows = (last - first) * R
+        for k in range(0, rows - 3, 4):
+            x0, x1, x2, x3 = _four(x, k, first, c, sizes)
+            for i in range(L):
+                d0, d1, d2, d3 = x0[i] - a[i], x1[i] - a[i], x2[i] - a[i], x3[i] - a[i]
+                sums[i] += (d0 + d1) + (d2 + d3)
+                more[i] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+        for k in range(rows // 4 * 4, rows):
+            source = _row(x, first + k // R, c, k % R, sizes)
+            for i in range(L):
+                distance = source[i] - a[i]
+                sums[i] += distance
+                more[i] += distance * distance
         _fold(sums, c, inner, totals[task // C])
         _fold(more, c, inner, squares[task // C])
 
@@ -144,15 +220,26 @@ def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, s
         _along(shift, c, inner, t)
         sums[:] = 0
         more[:] = 0
-        for n in range(first, last):
-            for r in range(R):
-                source, grad = _row(x, n, c, r, sizes), _row(grad_y, n, c, r, sizes)
-                for i in range(L):
-                    distance = source[i] - a[i]
-                    through = not relu or distance * b[i] + t[i] > 0
-                    value = grad[i] if through else zero
-                    sums[i] += value
-                    more[i] += value * distance
+        rows = (last - first) * R
+        for k in range(0, rows - 3, 4):
+            x0, x1, x2, x3 = _four(x, k, first, c, sizes)
+            g0, g1, g2, g3 = _four(grad_y, k, first, c, sizes)
+            for i in range(L):
+                d0, d1, d2, d3 = x0[i] - a[i], x1[i] - a[i], x2[i] - a[i], x3[i] - a[i]
+                v0 = g0[i] if not relu or d0 * b[i] + t[i] > 0 else zero
+                v1 = g1[i] if not relu or d1 * b[i] + t[i] > 0 else zero
+                v2 = g2[i] if not relu or d2 * b[i] + t[i] > 0 else zero
+                v3 = g3[i] if not relu or d3 * b[i] + t[i] > 0 else zero
+                sums[i] += (v0 + v1) + (v2 + v3)
+                more[i] += (v0 * d0 + v1 * d1) + (v2 * d2 + v3 * d3)
+        for k in range(rows // 4 * 4, rows):
+            source = _row(x, first + k // R, c, k % R, sizes)
+            grad = _row(grad_y, first + k // R, c, k % R, sizes)
+            for i in range(L):
+                distance = source[i] - a[i]
+                value = grad[i] if not relu or distance * b[i] + t[i] > 0 else zero
+                sums[i] += value
+                more[i] += value * distance
         _fold(sums, c, inner, totals[task // C])
         _fold(more, c, inner, products[task // C])
 

@@ -158,7 +158,7 @@ class Conv2d(_Convolution):
         """Convolve images that have been checked with a weight of this layer's shape; the output, and the geometry."""
         dtype = result_dtype(x, weight)
         geometry = Conv2dGeometry.forward(x.shape, weight.shape, self.stride, self.padding, self.dilation, self.groups)
-        y = empty(geometry.output_shape, dtype, preferred(self.in_channels, self.out_channels, dtype))
+        y = empty(geometry.output_shape, dtype, preferred(self.in_channels, geometry.output_shape, dtype))
         correlate(forward_plan, FORMS[get_algorithm()], geometry, x, weight, bias, y, packed=packed, relu=relu)
         return y, geometry
 

@@ -17,6 +17,7 @@ from numbaconv.memory import fresh
 from numbaconv.simd import lanes
 from numbaconv.threads import launch_light
 
+FEW_PIXELS = 64
 _CHANNELS_LAST = (0, 2, 3, 1)
 _CHANNELS_FIRST = (0, 3, 1, 2)
 
@@ -77,10 +78,11 @@ def in_layout(array: np.ndarray, layout: Layout) -> np.ndarray:
     return copy
 
 
-def preferred(in_channels: int, out_channels: int, dtype: np.dtype) -> Layout:
-    """How a convolution should write its output: output channels that fill vectors should lie in them.
+def preferred(in_channels: int, out: Shape, dtype: np.dtype) -> Layout:
+    """How a convolution should write its output, of shape ``out``: channels that fill vectors should lie in them.
 
-    But a single vector of them does not pay where few input channels would leave vectors empty on the way back.
+    But a single vector of them, made of few input channels, does not pay for a few pixels: those are soon flattened.
     """
-    width = lanes(dtype)
-    return "NHWC" if out_channels % width == 0 and (in_channels >= width or out_channels > width) else "NCHW"
+    width, (_, C, H, W) = lanes(dtype), out
+    pays = in_channels >= width or width < C or H * W >= FEW_PIXELS
+    return "NHWC" if C % width == 0 and pays else "NCHW"

@@ -11,7 +11,7 @@ from numbaconv.geometry import Layout, integer
 from numbaconv.jit import Kernel
 from numbaconv.kernels import normalisation as kernels
 from numbaconv.kernels.normalisation import NormSizes
-from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype, real
+from numbaconv.nn.checks import FLOATS, check_gradient, flag, images, parameter_dtype, real
 from numbaconv.nn.initialisation import constant
 from numbaconv.nn.layout import Form, empty_like, flat, layout_of
 from numbaconv.nn.module import Module, Parameter
@@ -22,6 +22,8 @@ _ROW = 1024
 _SHORTEST_ROW = 16
 #: Parts of a batch, each of which a thread sums by itself, where there are too few channels for many threads.
 _PARTS = 16
+#: Pixels of an image whose mean is near enough to that of a batch.
+_SAMPLE = 256
 
 
 class BatchNorm2d(Module):
@@ -106,20 +108,23 @@ class BatchNorm2d(Module):
         In the same sweep, ``plus`` is added, an array like x; and with ``relu``, a :class:`ReLU` follows.
         """
         x = images(x)
-        if x.shape[1] != self.num_features or min(x.shape[1:]) < 1:
-            raise ValueError(f"x of shape {x.shape} must be (N, {self.num_features}, H, W) for {self!r}")
+        C = self.num_features
+        if x.shape[1] != C or min(x.shape[1:]) < 1:
+            raise ValueError(f"x of shape {x.shape} must be (N, {C}, H, W) for {self!r}")
         sizes = _sizes(x.shape, layout_of(x), relu)
         own_moments = self.training or self.running_mean is None
-        mean, variance = self._moments(x, sizes) if own_moments else (self.running_mean, self.running_var)
+        if own_moments:
+            mean, variance = self._moments(x, sizes)
+        else:
+            mean, variance = _each(self.running_mean, C), _each(self.running_var, C)
         if self.training:
-            self._track(mean, variance, x.size // self.num_features)
-        rstd = 1 / np.sqrt(np.asarray(variance, np.float64) + self.eps)
-        scale = rstd if self.weight is None else rstd * self.weight.data
-        shift = np.zeros_like(rstd) if self.bias is None else self.bias.data
-        coefficients = (_cast(mean, x), _cast(scale, x), _cast(shift, x))
+            self._track(mean, variance, x.size // C)
+        weight, bias = _each(1.0 if self.weight is None else self.weight.data, C), _each(_data(self.bias), C)
+        rstd, center, scale, shift = np.empty(C), *(np.empty(C, x.dtype) for _ in range(3))
+        kernels.coefficients(mean, variance, self.eps, weight, bias, rstd, center, scale, shift)
         y = empty_like(x)
-        _launch(kernels.scale_shift, sizes, x, *coefficients, np.empty(0, x.dtype) if plus is None else plus, y)
-        self._saved = x, sizes, coefficients, rstd, own_moments, None if plus is None else y
+        _launch(kernels.scale_shift, sizes, x, center, scale, shift, np.empty(0, x.dtype) if plus is None else plus, y)
+        self._saved = x, sizes, (center, scale, shift), rstd, own_moments, None if plus is None else y
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
@@ -143,15 +148,16 @@ class BatchNorm2d(Module):
             grad = through
         else:
             _launch(kernels.gradient_moments, sizes, grad, x, *coefficients, total, products)
-        total, products = total.sum(0), products.sum(0)
+        mean, slope = np.empty(self.num_features, x.dtype), np.empty(self.num_features, x.dtype)
+        grad_weight, grad_bias = np.empty(self.num_features), np.empty(self.num_features)
+        kernels.gradients(total, products, rstd, count, grad_weight, grad_bias, mean, slope)
         if self.weight is not None and self.bias is not None:
-            self.weight.add_grad(products * rstd)
-            self.bias.add_grad(total)
-        mean, slope = total / count, products / count * rstd**2
+            self.weight.add_grad(grad_weight)
+            self.bias.add_grad(grad_bias)
         if not own_moments:
             mean[:] = slope[:] = 0
         grad_input = empty_like(x)
-        _launch(kernels.normalised_gradient, sizes, grad, x, *coefficients, _cast(mean, x), _cast(slope, x), grad_input)
+        _launch(kernels.normalised_gradient, sizes, grad, x, *coefficients, mean, slope, grad_input)
         return grad_input, grad
 
     def constants(self, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,20 +178,26 @@ class BatchNorm2d(Module):
                 f"x of shape {x.shape} has {count} values a channel: "
                 "batch statistics need more than 1 (use eval(), or a larger batch)"
             )
-        near = x[0, :, :: max(1, x.shape[2] // 16), :: max(1, x.shape[3] // 16)].mean((1, 2))
+        C, pixels = self.num_features, x.shape[2] * x.shape[3]
+        strides = (pixels, 1) if layout_of(x) == "NCHW" else (1, C)
+        near, mean, variance = np.empty(C, x.dtype), np.empty(C), np.empty(C)
+        kernels.near_means(flat(x), near, pixels, max(1, pixels // _SAMPLE), *strides)
         total, squares = _totals(2, sizes)
         _launch(kernels.moments, sizes, x, near, total, squares)
-        missing = total.sum(0) / count
-        return near + missing, np.maximum(squares.sum(0) / count - missing**2, 0)
+        kernels.mean_and_variance(near, total, squares, count, mean, variance)
+        return mean, variance
 
-    def _track(self, mean: Any, variance: Any, count: int) -> None:
+    def _track(self, mean: np.ndarray, variance: np.ndarray, count: int) -> None:
         """Move the running statistics towards those of a batch."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean += _cast(share * (mean - self.running_mean), self.running_mean)
-        self.running_var += _cast(share * (variance * (count / (count - 1)) - self.running_var), self.running_var)
+        running = _each(self.running_mean, len(mean)), _each(self.running_var, len(mean))
+        kernels.follow(*running, mean, variance, share, count / (count - 1))
+        for own, moved in zip((self.running_mean, self.running_var), running, strict=True):
+            if own is not moved:  # an array of another kind
+                own[...] = moved
 
     def _describe(self) -> str:
         parts = [f"{self.num_features}"]
@@ -195,8 +207,20 @@ class BatchNorm2d(Module):
         return ", ".join(parts)
 
 
-def _cast(values: Any, like: np.ndarray) -> np.ndarray:
-    return np.asarray(values).astype(like.dtype, copy=False)
+def _data(parameter: Parameter | None) -> Any:
+    return 0.0 if parameter is None else parameter.data
+
+
+def _each(values: Any, channels: int) -> np.ndarray:
+    """One value a channel, as kernels take them; a ValueError if there are not so many."""
+    if (
+        isinstance(values, np.ndarray)
+        and values.shape == (channels,)
+        and values.dtype in FLOATS
+        and values.flags.carray
+    ):
+        return values
+    return np.require(np.broadcast_to(np.asarray(values, np.float64), (channels,)), None, ["C", "W", "O"])
 
 
 @lru_cache(maxsize=256)
