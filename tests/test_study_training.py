@@ -77,6 +77,16 @@ class Telling({name}):
 """
 
 
+SERVING = """
+from numbaconv.study.training_peers import Numbaconv
+
+
+class Serving(Numbaconv):
+    name = "serving"
+    works = ("inference",)
+"""
+
+
 def check_timed(timing: Timing) -> None:
     """It took part in both rounds, and kept to its thread."""
     assert (timing.status, timing.reason, timing.threads) == ("ok", "", 1)
@@ -210,6 +220,35 @@ def test_peers_build_our_model(library, monkeypatch) -> None:
     assert parameters == our_parameters
     np.testing.assert_allclose(losses, our_losses, rtol=1e-5)
     np.testing.assert_allclose(logits, our_logits, atol=1e-5)
+
+
+@pytest.mark.compiled
+def test_a_runtime_serves_our_model() -> None:
+    if find("onnxruntime").missing():
+        pytest.skip("onnxruntime or onnx is not installed")
+    rng = np.random.default_rng(0)
+    model, x = every_layer(rng).eval(), rng.standard_normal((4, 3, 16, 16), np.float32)
+    for name, array in model.state_dict().items():
+        if "running" in name:
+            model.load_state_dict(model.state_dict() | {name: rng.random(array.shape, np.float32) + 0.5})
+    peer = find("onnxruntime")(1)
+    peer.build(model)
+    for images in (x, x[:1].copy()):
+        peer.batch(images, np.zeros(len(images)))
+        peer.load(model.state_dict())
+        np.testing.assert_allclose(peer.infer(images), model(images), atol=1e-5)
+    assert peer.parameters() == model.num_parameters
+
+
+@pytest.mark.compiled
+def test_who_only_serves_models_takes_no_training_step(tmp_path, monkeypatch) -> None:
+    (tmp_path / "serving.py").write_text(SERVING)
+    monkeypatch.syspath_prepend(tmp_path)
+    study = training.run(["digits_cnn"], [1], ["serving:Serving"], rounds=1, quick=True)
+    assert [(cell.work, "serving" in cell.timings) for cell in study.cells] == [
+        *[("training step", False)],
+        *[("inference", True)] * 2,
+    ]
 
 
 def test_losses_are_compared() -> None:

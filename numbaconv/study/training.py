@@ -23,8 +23,9 @@ from numbaconv.study.reading import count
 from numbaconv.study.remote import Failure, Remote, Unusable
 from numbaconv.study.results import OURS, Cell, Status, Study, Timing
 from numbaconv.study.runner import DISTURBED, Turn, check_threads, waited
+from numbaconv.study.training_base import TrainingPeer
 from numbaconv.study.training_data import INFERENCE, SUBJECTS, Data, operations
-from numbaconv.study.training_peers import ALGORITHMS, LEARNING_RATE, MOMENTUM, PEERS, TrainingPeer, find
+from numbaconv.study.training_peers import ALGORITHMS, LEARNING_RATE, MOMENTUM, PEERS, find
 
 #: Names of models, as ``run`` takes them by default.
 MODELS = tuple(SUBJECTS)
@@ -62,7 +63,7 @@ def run(
         Numbers of threads, one after the other; by default as many as there are physical cores.
     peers : sequence of str, optional
         Names in :data:`~numbaconv.study.training_peers.PEERS`, or ``"package.module:Class"`` for a
-        :class:`~numbaconv.study.training_peers.TrainingPeer` of your own; by default all. numbaconv always takes part.
+        :class:`~numbaconv.study.training_base.TrainingPeer` of your own; by default all. numbaconv always takes part.
     rounds : int, optional
         How many turns every library has in a cell.
     quick : bool
@@ -164,7 +165,8 @@ def _model(study: Study, name: str, team: list[_Remote], seconds: float, progres
         )
         study.cells.append(cell)
         progress(f"{name} {work}, batch {images}, {count(threads, 'thread')}")
-        disturbed += _cell(cell, network, team, study.settings["rounds"], seconds)
+        able = [remote for remote in team if work in remote.peer.works]
+        disturbed += _cell(cell, network, able, study.settings["rounds"], seconds)
     return disturbed
 
 

@@ -7,48 +7,20 @@ layout that is quickest for it. A library is imported when its class is made, ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 import numbaconv
 from numbaconv import nn
 from numbaconv.geometry import pair
-from numbaconv.study.peers import Peer, frameworks, own
 from numbaconv.study.peers import find as find_peer
-
-State: TypeAlias = Mapping[str, np.ndarray]
+from numbaconv.study.peers import frameworks, own
+from numbaconv.study.training_base import State, TrainingPeer
+from numbaconv.study.training_runtimes import OnnxRuntime
 
 #: Of the SGD that all of them train with.
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
-
-
-class TrainingPeer(Peer):
-    """A model in one library: :meth:`build` comes first, :meth:`load` next, then all else."""
-
-    def build(self, model: nn.Sequential) -> None:
-        """Make the library's own model of ours."""
-        raise NotImplementedError
-
-    def parameters(self) -> int:
-        """How many numbers are trained."""
-        raise NotImplementedError
-
-    def load(self, state: State) -> None:
-        """Take these weights, in torch's names and shapes, and forget the momentum."""
-        raise NotImplementedError
-
-    def batch(self, x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:
-        """Images ``(N, C, H, W)`` and labels as the library likes them best; it is not timed."""
-        return x, y
-
-    def step(self, x: Any, y: Any) -> float:
-        """Train on a batch: forward, loss, backward, SGD with momentum. Returns the loss before the step."""
-        raise NotImplementedError
-
-    def infer(self, x: Any) -> Any:
-        """The logits ``(N, classes)`` in evaluation mode, complete on return; anything ``np.asarray`` takes."""
-        raise NotImplementedError
 
 
 class Numbaconv(TrainingPeer, own.Numbaconv):
@@ -195,7 +167,7 @@ class Jax(TrainingPeer, frameworks.Jax):
 
 #: By the names that they have in a study, in the order of their turns.
 PEERS: dict[str, type[TrainingPeer]] = {
-    peer.name: peer for peer in (Numbaconv, Torch, TorchChannelsLast, TorchCompile, Jax)
+    peer.name: peer for peer in (Numbaconv, Torch, TorchChannelsLast, TorchCompile, Jax, OnnxRuntime)
 }
 
 #: We ourselves, by the algorithm that is to be compared. Winograd's alone serves no whole model.
@@ -216,7 +188,7 @@ def find(name: str) -> type[TrainingPeer]:
         raise ValueError(f"there is no peer {name!r}: choose from {', '.join(PEERS)}, or say package.module:Class")
     found = find_peer(name)
     if not issubclass(found, TrainingPeer):
-        raise ValueError(f"{name!r} is not a subclass of numbaconv.study.training_peers.TrainingPeer")
+        raise ValueError(f"{name!r} is not a subclass of numbaconv.study.training_base.TrainingPeer")
     return found
 
 

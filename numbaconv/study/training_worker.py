@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.study.training_base import TrainingPeer
 from numbaconv.study.training_data import Data
-from numbaconv.study.training_peers import TrainingPeer
 from numbaconv.study.worker import Answer, Worker, calls_for, difference, serve
 
 #: Steps whose losses are compared.

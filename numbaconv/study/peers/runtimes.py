@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ class OnnxRuntime(Peer):
 
 
 def _onnx_model(layer: Layer, weight: np.ndarray) -> bytes:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper
 
     g = layer.geometry()
     node = helper.make_node(
@@ -65,13 +64,16 @@ def _onnx_model(layer: Layer, weight: np.ndarray) -> bytes:
         group=layer.groups,
         kernel_shape=layer.kernel,
     )
-    graph = helper.make_graph(
-        [node],
-        "convolution",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, g.input_shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, g.output_shape)],
-        [numpy_helper.from_array(weight, "w")],
-    )
+    return serialized([node], g.input_shape, g.output_shape, [numpy_helper.from_array(weight, "w")])
+
+
+def serialized(nodes: list[Any], x: Sequence[Any], y: Sequence[Any], weights: list[Any]) -> bytes:
+    """A model of some nodes, from an ``x`` of one shape to a ``y`` of another, as ONNX writes it."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", x), ("y", y))]
+    graph = helper.make_graph(nodes, "numbaconv", ends[:1], ends[1:], weights)
     # Old enough that every runtime of the last years can read it.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
