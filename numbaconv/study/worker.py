@@ -25,8 +25,10 @@ from numbaconv.study.peers import Arrays, Peer
 
 #: How far a result may be from ours, as a share of the largest element. Winograd's rounding is a tenth of it.
 TOLERANCE = 1e-3
-#: A process is at rest when its threads took less than this share of a pause; some libraries' spin on for a while.
-REST, PAUSE, PATIENCE = 0.05, 0.002, 0.5
+#: A process is at rest when its threads took less than this share of some time; some libraries' spin on for a while.
+#: The system may count what a thread takes but every few milliseconds, so that time has to be longer.
+REST, TICKS, PATIENCE = 0.05, 0.012, 0.5
+PAUSE = 0.002
 
 Answer = dict[str, Any]
 
@@ -189,8 +191,8 @@ def rest() -> None:
     give_up = time.perf_counter() + PATIENCE
     while time.perf_counter() < give_up:
         before = time.process_time()
-        time.sleep(PAUSE)
-        if time.process_time() - before < REST * PAUSE:
+        time.sleep(TICKS)
+        if time.process_time() - before < REST * TICKS:
             return
 
 
