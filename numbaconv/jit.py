@@ -7,8 +7,9 @@ of Numba's, which is compiled once for all kernels, calls the machine code throu
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -72,7 +73,15 @@ class Kernel:
 
     def parallel(self, stages: range, threads: int, *arguments: Any) -> None:
         """Do the shares in Numba's threads. The result has the same bits."""
-        _share_out(_loop_address(), self._address(arguments), stages.start, stages.stop, threads, *arguments)
+        loop, address = loop_address(), self._address(arguments)
+        _share_out(loop, address, _note(), stages.start, stages.stop, threads, *arguments)
+
+    def noted(self, arguments: tuple[Any, ...]) -> Note:
+        """What :func:`play` needs to call the kernel with these arguments."""
+        memory = np.zeros(NOTE_BYTES, np.uint8)
+        return Note(
+            _share_out(loop_address(), self._address(arguments), memory, 0, 0, 1, *arguments), memory, arguments
+        )
 
     def _address(self, arguments: tuple[Any, ...]) -> int:
         """Where the machine code for such arguments is."""
@@ -81,6 +90,14 @@ class Kernel:
             signature = (*map(numba.typeof, arguments), types.intp, types.intp, types.intp)
             self._addresses[key] = _address_of(self.run, signature)
         return self._addresses[key]
+
+
+class Note(NamedTuple):
+    """The address of a function of few integers, and a note that tells it a kernel and its arguments."""
+
+    share: int
+    memory: np.ndarray
+    arguments: tuple[Any, ...]  # so that they stay where they are
 
 
 def kernel(stages: int = 1, allocates: bool = False) -> Callable[[Callable[..., Any]], Kernel]:
@@ -111,6 +128,19 @@ def share(count, thread, threads):  # type: ignore[no-untyped-def]
     return range(thread * count // threads, (thread + 1) * count // threads)
 
 
+#: So long is a note at most.
+NOTE_BYTES = 2048
+_notes = threading.local()
+
+
+def _note() -> np.ndarray:
+    """Memory for the note of a launch, which nobody needs when it has ended."""
+    memory: np.ndarray | None = getattr(_notes, "memory", None)
+    if memory is None:
+        memory = _notes.memory = np.zeros(NOTE_BYTES, np.uint8)
+    return memory
+
+
 _INTEGER = ir.IntType(64)
 _SHARE = ir.FunctionType(ir.VoidType(), [_INTEGER] * 4)
 
@@ -124,7 +154,8 @@ def _address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:
 
 
 @functools.cache
-def _loop_address() -> int:
+def loop_address() -> int:
+    """Where the machine code of the parallel loop is."""
     return _address_of(_loop, (types.intp,) * 5)
 
 
@@ -140,33 +171,41 @@ def _call(typing_context: Any, share: Any, call: Any, stage: Any, thread: Any, t
 
 
 @intrinsic
-def _prepared(typing_context: Any, address: Any, arguments: Any) -> Any:
-    """What :func:`_call` needs to call a kernel: the addresses of a function of few integers, and of a note for it.
+def _prepared(typing_context: Any, address: Any, memory: Any, arguments: Any) -> Any:
+    """Write a note for :func:`_call` to an address; the address of the function of few integers that can read it.
 
-    The note, on the stack, holds the kernel's address and arguments, for Numba's loop cannot hand them on.
+    The note holds the kernel's address and arguments, for Numba's loop cannot hand them on. That somebody holds the
+    arrays is left out: whoever has the note must see to it.
     """
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        note = ir.LiteralStructType([value.type for value in values])
+        kernel, place, packed = values
+        for k, kind in enumerate(signature.args[2]):
+            if isinstance(kind, types.Array):
+                array = cgutils.create_struct_proxy(kind)(context, builder, builder.extract_value(packed, k))
+                array.meminfo, array.parent = array.meminfo.type(None), array.parent.type(None)
+                packed = builder.insert_value(packed, array._getvalue(), k)
+        note = ir.LiteralStructType([kernel.type, packed.type])
+        if context.get_abi_sizeof(note) > NOTE_BYTES:
+            raise NotImplementedError(f"a kernel has more arguments than {NOTE_BYTES} bytes can hold")
         function = ir.Function(builder.module, _SHARE, builder.module.get_unique_name("share"))
         function.linkage = "internal"
         inner = ir.IRBuilder(function.append_basic_block())
-        start, *place = function.args
+        start, *shares = function.args
         found = inner.load(inner.inttoptr(start, note.as_pointer()))
-        kernel_address, packed = inner.extract_value(found, 0), inner.extract_value(found, 1)
-        kinds = [*signature.args[1], *[types.intp] * 3]
+        kernel_address, told = inner.extract_value(found, 0), inner.extract_value(found, 1)
+        kinds = [*signature.args[2], *[types.intp] * 3]
         kernel_type = context.call_conv.get_function_type(types.none, kinds)
-        kernel = inner.inttoptr(kernel_address, kernel_type.as_pointer())
-        unpacked = [inner.extract_value(packed, k) for k in range(len(kinds) - 3)]
-        context.call_conv.call_function(inner, kernel, types.none, kinds, [*unpacked, *place])
+        code_pointer = inner.inttoptr(kernel_address, kernel_type.as_pointer())
+        unpacked = [inner.extract_value(told, k) for k in range(len(kinds) - 3)]
+        context.call_conv.call_function(inner, code_pointer, types.none, kinds, [*unpacked, *shares])
         inner.ret_void()
-        memory = cgutils.alloca_once(builder, note)
-        for k, value in enumerate(values):
-            builder.store(value, cgutils.gep_inbounds(builder, memory, 0, k))
-        addresses = [builder.ptrtoint(pointer, _INTEGER) for pointer in (function, memory)]
-        return context.make_tuple(builder, signature.return_type, addresses)
+        there = builder.inttoptr(place, note.as_pointer())
+        for k, value in enumerate((kernel, packed)):
+            builder.store(value, cgutils.gep_inbounds(builder, there, 0, k))
+        return builder.ptrtoint(function, _INTEGER)
 
-    return types.UniTuple(types.intp, 2)(types.intp, arguments), code
+    return types.intp(types.intp, types.intp, arguments), code
 
 
 @intrinsic
@@ -194,7 +233,21 @@ _loop = cache.keep(numba.njit(parallel=True, **_OPTIONS)(_loop))
 
 
 @compiled
-def _share_out(loop, address, first, last, threads, *arguments):  # type: ignore[no-untyped-def]
-    """Run the kernel at an address in Numba's threads, by the loop at an address."""
-    share, call = _prepared(address, arguments)
-    _enter(loop, share, call, first, last, threads)
+def _share_out(loop, address, memory, first, last, threads, *arguments):  # type: ignore[no-untyped-def]
+    """Run the kernel at an address in Numba's threads, by the loop at an address; what can read the note in memory."""
+    note = memory.ctypes.data
+    share = _prepared(address, note, arguments)
+    _enter(loop, share, note, first, last, threads)
+    return share
+
+
+@compiled
+def play(loop, calls):  # type: ignore[no-untyped-def]
+    """Call kernels one after the other; of each, the addresses of a :class:`Note`, the stages, and how many threads."""
+    for k in range(len(calls)):
+        share, note, first, last, threads = calls[k, 0], calls[k, 1], calls[k, 2], calls[k, 3], calls[k, 4]
+        if threads == 1:
+            for stage in range(first, last):
+                _call(share, note, stage, 0, 1)
+        else:
+            _enter(loop, share, note, first, last, threads)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numba
+import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
 from numbaconv.geometry import integer
-from numbaconv.jit import ALL, Kernel
+from numbaconv.jit import ALL, Kernel, Note, loop_address, play
 
 #: Fewer elements than this are worked through by the calling thread alone.
 ELEMENTS_WORTH_A_THREAD = 1 << 16
@@ -117,6 +118,29 @@ class Launch(NamedTuple):
     threads: int
     arguments: tuple[Any, ...]
     stages: range | None
+
+
+def program(launches: Sequence[Launch]) -> Callable[[], None]:
+    """What makes some launches again, with the same arguments: in one call, where Python has nothing to decide."""
+    serial = all(threads == 1 for _, threads, _, _ in launches)
+    if numba.config.DISABLE_JIT or not (serial or (_launched and numba.threading_layer() != "workqueue")):
+
+        def one_by_one() -> None:
+            for kernel, threads, arguments, stages in launches:
+                launch(kernel, threads, *arguments, stages=stages)
+
+        return one_by_one
+    notes = [kernel.noted(arguments) for kernel, _, arguments, _ in launches]
+    calls = np.empty((len(notes), 5), np.int64)
+    for call, note, (kernel, threads, _, stages) in zip(calls, notes, launches, strict=True):
+        if stages is None:
+            stages = range(ALL, ALL + 1) if threads == 1 else kernel.stages
+        call[:] = note.share, note.memory.ctypes.data, stages.start, stages.stop, threads
+
+    def at_once(loop: int = loop_address(), calls: np.ndarray = calls, held: list[Note] = notes) -> None:
+        play(loop, calls)
+
+    return at_once
 
 
 @contextmanager

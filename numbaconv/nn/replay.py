@@ -12,14 +12,12 @@ any change of an array that went into a folded weight. Arrays that kernels read 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from numbaconv.algorithms import get_algorithm
-from numbaconv.jit import ALL
 from numbaconv.memory import Pool, aligned, recycling
 from numbaconv.nn.activation import Dropout, ReLU
 from numbaconv.nn.checks import FLOATS
@@ -27,7 +25,7 @@ from numbaconv.nn.folding import Folded
 from numbaconv.nn.linear import Flatten, Linear
 from numbaconv.nn.module import changes
 from numbaconv.nn.pooling import GlobalAvgPool2d, MaxPool2d
-from numbaconv.threads import Launch, launch, launches, threads_for
+from numbaconv.threads import Launch, launches, program, threads_for
 
 #: Bytes of a batch, and of all that is computed between layers, up to which it pays.
 BATCH_BYTES, BYTES = 64 * 1024, 4 * 1024 * 1024
@@ -44,7 +42,7 @@ class Tape:
     """What a pass launched, and where its batch and its output are."""
 
     def __init__(self, model: Any, x: np.ndarray, y: np.ndarray, noted: list[Launch]) -> None:
-        self._x, self._y, self._calls = x, y, [_call(each) for each in noted]
+        self._x, self._y, self._run = x, y, program(noted)
         self._held = [(step, step.held) for step in _leaves(model) if type(step) is Folded]
         self._modules, self._changes = list(model.modules()), changes()
 
@@ -64,8 +62,7 @@ class Tape:
         _busy.depth = depth + 1  # a signal's handler that runs the model now must not do so in this memory
         try:
             self._x[...] = x
-            for function, arguments in self._calls:
-                function(*arguments)
+            self._run()
             return self._y.copy("K")
         finally:
             _busy.depth = depth
@@ -138,14 +135,6 @@ def _key(x: Any) -> tuple[Any, ...] | None:
     if type(x) is not np.ndarray or x.nbytes > BATCH_BYTES or not x.flags.carray or x.dtype not in FLOATS or not x.size:
         return None
     return x.shape, x.dtype, threading.get_ident(), get_algorithm(), threads_for(MOST_THREADS)
-
-
-def _call(noted: Launch) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """How to launch it again."""
-    kernel, threads, arguments, stages = noted
-    if threads == 1 and stages is None:
-        return kernel.run, (*arguments, ALL, 0, 1)
-    return partial(launch, kernel, threads, stages=stages), arguments
 
 
 def _recorded(model: Any, x: np.ndarray) -> Tape | None:
