@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,12 @@ from cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from walks import record
 
 import numbaconv
 from numbaconv import reference, simd
 from numbaconv.geometry import Conv2dGeometry
+from numbaconv.plan import depthwise, forward_plan, weight_gradient_plan
 
 LANES = simd.lanes(np.float32)
 #: Multiplications of a pass that the reference is asked for, and that NumPy is.
@@ -141,6 +144,24 @@ def test_depthwise_rows_of_every_kernel_and_stride(columns: int, dtype: Any) -> 
             case = one_case(*shapes, dtype, stride=(1, stride), padding=padding, groups=LANES + 1)
             for layout in ("NCHW", "NHWC"):
                 assert_as_expected(relaid(case, layout), "depthwise", width)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("columns", range(1, 10))
+def test_depthwise_images_that_are_read_where_they_are(columns: int, dtype: Any) -> None:
+    # Whole vectors of channels, and rows of which few pixels meet padding: those are computed tap by tap.
+    channels = simd.lanes(dtype) * 2
+    for stride, dilation, over in product((1, 2, 3), (1, 2), (0, 1, 2, 3)[:: 3 if INTERPRETED else 1]):
+        before, after = dilation * (columns // 2), dilation * (columns - 1 - columns // 2)
+        padding, strides, dilations = ((2, 1), (before, after)), (stride, stride), (1, dilation)
+        shapes = (2, 3, stride * (8 * (before + after) + 4 + over), channels), (channels, 3, columns, 1)
+        case = one_case(
+            *shapes, dtype, stride=strides, padding=padding, dilation=dilations, groups=channels, layout="NHWC"
+        )
+        for plan in (forward_plan, weight_gradient_plan):
+            planned = plan(case.geometry, np.dtype(dtype), "NHWC", "NHWC", (depthwise,))
+            assert record(planned).direct
+        assert_as_expected(case, "depthwise", over)
 
 
 #: Rows and columns of images in which a tile has rows below each other, or runs on from one row to the next.

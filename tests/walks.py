@@ -588,23 +588,43 @@ def check_weight_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
 
     check_groups(n, g)
     assert n.parts * n.groups * n.block_size <= n.slabs <= plan.shared
-    # a thread's part: the slabs of the input and of the gradient
-    assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.gradient
-    assert n.gradient + n.band * n.OW * n.pitch <= n.own == plan.own
+    if n.direct:  # a thread's part is a row of zeros, and the images are read as they are
+        assert n.C % n.lanes == 0
+        assert n.pixel == n.C == n.x_w == n.z_w
+        assert n.line == n.IW * n.C == n.x_h == n.own == plan.own
+        assert n.z_h == n.OW * n.C
+        assert (n.in_h, n.in_w, n.top) == (g.SH, g.SW, 0)
+        assert 0 <= n.whole <= n.whole_end <= n.OW
+    else:  # the slabs of the input and of the gradient
+        assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.gradient
+        assert n.gradient + n.band * n.OW * n.pitch <= n.own == plan.own
+        assert n.pixel == n.pitch
+        assert (n.whole, n.whole_end) == (0, n.OW)
+    assert n.tap_pixel == n.tap_w * n.pixel
 
     used: Counter[int] = Counter()
     for size, *rest in triples.tolist():
         assert size in WINDOW_SIZES
-        for offset, sums in zip(rest[:3], rest[3:], strict=True):
-            check_window(n, offset, int(n.OW), size)
+        for offset, sums, row in zip(rest[:3], rest[3:6], rest[6:], strict=True):
             first = sums // n.pitch
+            if n.direct:
+                column = offset // n.C
+                assert offset == column * n.C
+                reached = [ow * g.SW + column + t * n.tap_w for ow in range(n.whole, n.whole_end) for t in range(size)]
+                assert all(0 <= w < g.IW for w in reached)
+                if first < n.taps:
+                    assert (row, column) == (first // g.KW * g.DH - g.PT, first % g.KW * g.DW - g.PL)
+                    assert n.tap_w == g.DW or size == 1
+            else:
+                check_window(n, offset, int(n.OW), size)
+                assert row == 0
             assert sums % n.pitch == 0
             assert 0 <= sums <= n.block_size - size * n.pitch
             if first < n.taps:
                 used.update(range(first, first + size))
     check_taps(used, g)
     if n.shared:
-        assert n.tap_pixel == n.pitch
+        assert n.tap_w == 1
         assert n.in_w in (1, 2) or n.OW < 4
 
     assert n.units == g.N * n.bands

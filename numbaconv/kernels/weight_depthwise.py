@@ -13,6 +13,9 @@ each. A task sums into a part of its own::
                     part   = tiles
 
 At the end the parts are added up in a fixed order.
+
+Where channels are innermost in both and fill vectors, there are no slabs: both are read where they are. A window whose
+row is not in the image reads zeros instead; of pixels near the edge, those products are added that there are.
 """
 
 from __future__ import annotations
@@ -58,6 +61,12 @@ WEIGHT_DEPTHWISE = record(
     "top",  # input row and column that output pixel (0, 0) reaches first
     "left",
     "span",  # slab rows that a single pixel reaches
+    "direct",  # 1: there are no slabs
+    "whole",  # the first and one past the last pixel of a row whose taps all find something
+    "whole_end",
+    "pixel",  # elements from a pixel to the next, in both
+    "line",  # and from a row of the input to the next
+    "tap_w",  # columns from a tap to the next
     "columns",  # slab columns
     "pieces",  # stretches of image columns that a slab row is made of
     "apart",  # image columns from a stretch to the next
@@ -77,8 +86,9 @@ def weight_gradient_depthwise(x, z, w, scratch, numbers, taps, triples, stage, t
         A WEIGHT_DEPTHWISE.
     taps : int array (1, 2)
         Where in a filter its taps begin, and where in its sums.
-    triples : int array (triples, 7)
-        Taps of a window; for each of three windows where it finds its first pixel, and where its sums are.
+    triples : int array (triples, 10)
+        Taps of a window; for each of three windows where in a row it finds its first pixel, and where its sums are; and
+        in which row of those that an output row reaches.
     """
     plan = read(numbers, WEIGHT_DEPTHWISE)
     if stage != 1:
@@ -116,6 +126,13 @@ def _sum_band(x, z, scratch, own, sums, plan, triples, group, unit):
     rows = min(plan.band, plan.OH - first)
     channel = group * plan.pitch
     channels = min(plan.pitch, plan.C - channel)
+    if plan.direct:
+        clear(scratch, own, plan.line)
+        for row in range(first, first + rows):
+            source = n * plan.x_n + channel, row * plan.in_h + plan.top, plan.IH
+            gradient = n * plan.z_n + row * plan.z_h + channel
+            _sum_row(x, source, scratch, own, z, gradient, scratch, sums, plan, triples, channels)
+        return
     pack_slab(
         x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW, scratch, own,
         plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left, plan.columns // plan.pieces,
@@ -127,62 +144,99 @@ def _sum_band(x, z, scratch, own, sums, plan, triples, group, unit):
         gradient, first, rows, 0, plan.OW, 1, 0, plan.pitch, plan.lanes,
     )  # fmt: skip
     for row in range(rows):
-        source = own + row * plan.in_h * plan.columns * plan.pitch
-        _sum_row(scratch, source, gradient + row * plan.OW * plan.pitch, sums, plan, triples, channels)
+        source = own + row * plan.in_h * plan.columns * plan.pitch, 0, 1
+        gradient += plan.OW * plan.pitch * (row > 0)
+        _sum_row(scratch, source, scratch, own, scratch, gradient, scratch, sums, plan, triples, channels)
 
 
 @routine
-def _sum_row(scratch, source, gradient, sums, plan, triples, channels):
-    """Add one row's share."""
+def _sum_row(x, source, zeros, nothing, z, gradient, to, sums, plan, triples, channels):
+    """Add one row's share. The rows that it reads begin at ``source``; those that are not there are ``zeros``."""
+    start, first, rows = source
     for k in range(len(triples)):
         taps = triples[k, 0]
-        for c in range(0, channels, plan.lanes):
+        row_a, row_b, row_c = first + triples[k, 7], first + triples[k, 8], first + triples[k, 9]
+        in_a, in_b, in_c = 0 <= row_a < rows, 0 <= row_b < rows, 0 <= row_c < rows
+        x_a, x_b, x_c = x if in_a else zeros, x if in_b else zeros, x if in_c else zeros
+        a = (start + row_a * plan.line if in_a else nothing) + triples[k, 1]
+        b = (start + row_b * plan.line if in_b else nothing) + triples[k, 2]
+        c = (start + row_c * plan.line if in_c else nothing) + triples[k, 3]
+        to_a, to_b, to_c = sums + triples[k, 4], sums + triples[k, 5], sums + triples[k, 6]
+        if plan.whole > 0 or plan.whole_end < plan.OW:
+            if in_a:
+                _sum_edges(taps, x, a, z, gradient, to, to_a, triples[k, 1], plan, channels)
+            if in_b:
+                _sum_edges(taps, x, b, z, gradient, to, to_b, triples[k, 2], plan, channels)
+            if in_c:
+                _sum_edges(taps, x, c, z, gradient, to, to_c, triples[k, 3], plan, channels)
+        begin = plan.whole * plan.in_w * plan.pixel
+        pixels = x_a, a + begin, x_b, b + begin, x_c, c + begin, z, gradient + plan.whole * plan.pixel
+        for lane in range(0, channels, plan.lanes):
             if taps == 7:
-                _sum(7, scratch, source + c, gradient + c, sums + c, plan, triples, k)
+                _sum(7, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
             elif taps == 5:
-                _sum(5, scratch, source + c, gradient + c, sums + c, plan, triples, k)
+                _sum(5, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
             elif taps == 3:
-                _sum(3, scratch, source + c, gradient + c, sums + c, plan, triples, k)
+                _sum(3, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
             else:
-                _sum(1, scratch, source + c, gradient + c, sums + c, plan, triples, k)
+                _sum(1, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
+
+
+@routine
+def _sum_edges(taps, x, a, z, gradient, to, sums, first, plan, channels):
+    """Add what there is of those pixels of a row that do not find all taps."""
+    for ow in range(plan.OW):
+        if ow < plan.whole or ow >= plan.whole_end:
+            for tap in range(taps):
+                column = ow * plan.in_w + first // plan.pixel + tap * plan.tap_w
+                if 0 <= column < plan.IW:
+                    here, there = a + ow * plan.in_w * plan.pixel + tap * plan.tap_pixel, gradient + ow * plan.pixel
+                    for lane in range(0, channels, plan.lanes):
+                        place = sums + tap * plan.pitch + lane
+                        tile = hadamard(load(1, 1, to, place, 0, 0), x, here + lane, 0, z, there + lane)
+                        store(tile, to, place, 0, 0)
 
 
 @device
-def _sum(taps, scratch, source, z, sums, plan, triples, k):
+def _sum(taps, pixels, lane, to, to_a, to_b, to_c, plan):
     """The pixels of a row, one after the other or four at a time, for ``taps`` times three vectors of sums."""
-    a, b, c = source + triples[k, 1], source + triples[k, 2], source + triples[k, 3]
-    to_a, to_b, to_c = sums + triples[k, 4], sums + triples[k, 5], sums + triples[k, 6]
-    pitch, left, step = plan.pitch, plan.OW, plan.in_w * plan.pitch
-    one, two = load(taps, 1, scratch, to_a, pitch, 0), load(taps, 1, scratch, to_b, pitch, 0)
-    three = load(taps, 1, scratch, to_c, pitch, 0)
+    x_a, a, x_b, b, x_c, c, x_z, z = pixels
+    a, b, c, z = a + lane, b + lane, c + lane, z + lane
+    pitch, left, pixel, tap = plan.pitch, plan.whole_end - plan.whole, plan.pixel, plan.tap_pixel
+    one, two, three = (
+        load(taps, 1, to, to_a, pitch, 0),
+        load(taps, 1, to, to_b, pitch, 0),
+        load(taps, 1, to, to_c, pitch, 0),
+    )
+    step = plan.in_w * pixel
     if plan.shared and taps > 1:
         if plan.in_w == 1:
-            for _ in range(plan.OW // 4):
-                one = slide(one, scratch, a, pitch, scratch, z, pitch, 4, 1, 1)
-                two = slide(two, scratch, b, pitch, scratch, z, pitch, 4, 1, 1)
-                three = slide(three, scratch, c, pitch, scratch, z, pitch, 4, 1, 1)
-                a += 4 * pitch
-                b += 4 * pitch
-                c += 4 * pitch
-                z += 4 * pitch
+            for _ in range(left // 4):
+                one = slide(one, x_a, a, pixel, x_z, z, pixel, 4, 1, 1)
+                two = slide(two, x_b, b, pixel, x_z, z, pixel, 4, 1, 1)
+                three = slide(three, x_c, c, pixel, x_z, z, pixel, 4, 1, 1)
+                a += 4 * pixel
+                b += 4 * pixel
+                c += 4 * pixel
+                z += 4 * pixel
         else:
-            for _ in range(plan.OW // 4):
-                one = slide(one, scratch, a, pitch, scratch, z, pitch, 4, 1, 2)
-                two = slide(two, scratch, b, pitch, scratch, z, pitch, 4, 1, 2)
-                three = slide(three, scratch, c, pitch, scratch, z, pitch, 4, 1, 2)
-                a += 8 * pitch
-                b += 8 * pitch
-                c += 8 * pitch
-                z += 4 * pitch
-        left = plan.OW % 4
+            for _ in range(left // 4):
+                one = slide(one, x_a, a, pixel, x_z, z, pixel, 4, 1, 2)
+                two = slide(two, x_b, b, pixel, x_z, z, pixel, 4, 1, 2)
+                three = slide(three, x_c, c, pixel, x_z, z, pixel, 4, 1, 2)
+                a += 8 * pixel
+                b += 8 * pixel
+                c += 8 * pixel
+                z += 4 * pixel
+        left = left % 4
     for _ in range(left):
-        one = hadamard(one, scratch, a, plan.tap_pixel, scratch, z)
-        two = hadamard(two, scratch, b, plan.tap_pixel, scratch, z)
-        three = hadamard(three, scratch, c, plan.tap_pixel, scratch, z)
+        one = hadamard(one, x_a, a, tap, x_z, z)
+        two = hadamard(two, x_b, b, tap, x_z, z)
+        three = hadamard(three, x_c, c, tap, x_z, z)
         a += step
         b += step
         c += step
-        z += pitch
-    store(one, scratch, to_a, pitch, 0)
-    store(two, scratch, to_b, pitch, 0)
-    store(three, scratch, to_c, pitch, 0)
+        z += pixel
+    store(one, to, to_a, pitch, 0)
+    store(two, to, to_b, pitch, 0)
+    store(three, to, to_c, pitch, 0)

@@ -113,20 +113,26 @@ def weight_plan(work: Correlation) -> Plan:
     left, span_w = reach(work.columns)
     line = stretch(g.OW, g.SW, span_w)
     tap, _ = _apart(work.columns)
+    direct = _direct(work) and work.target.layout == "NHWC"
+    whole = _whole(work.columns[0], g.SW, g.IW) if direct else range(g.OW)
     height = band(g, g.OH, g.N, g.SH, span, (line.columns + g.OW) * pitch * work.dtype.itemsize)
     bands = -(-g.OH // height)
     block_size = (g.KH * g.KW + max(WINDOW_SIZES)) * pitch  # the last sums are those of windows that only fill up
     fit = common.PARTS_BYTES // (groups * block_size * work.dtype.itemsize)
     parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
     gradient = ((height - 1) * g.SH + span) * line.columns * pitch
+    in_w, pixel = (g.SW, g.OC) if direct else (line.in_w, pitch)
+    own = g.IW * g.OC if direct else gradient + height * g.OW * pitch
     values = dict(
         C=g.OC, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW, **work.source.strides("x"), **work.target.strides("z"),
         taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, block_size=block_size, parts=parts,
-        slabs=parts * groups * block_size, own=gradient + height * g.OW * pitch, gradient=gradient, units=g.N * bands,
-        bands=bands, band=height, in_h=g.SH, top=top, left=left, span=span, **line._asdict(), tap_pixel=tap * pitch,
-        shared=int(tap == 1 and line.in_w <= 2), tasks=parts * groups,
+        slabs=parts * groups * block_size, own=own, gradient=gradient, units=g.N * bands,
+        bands=bands, band=height, in_h=g.SH, top=0 if direct else top, left=left, span=span,
+        **line._asdict() | {"in_w": in_w}, direct=int(direct), whole=whole.start, whole_end=whole.stop, pixel=pixel,
+        line=(g.IW if direct else line.columns) * pixel, tap_w=tap, tap_pixel=tap * pixel,
+        shared=int(tap == 1 and in_w <= 2), tasks=parts * groups,
     )  # fmt: skip
-    triples = _triples(work, (top, left), line.columns, pitch)
+    triples = _triples(work, (0, 0) if direct else (top, left), 0 if direct else line.columns, pitch, pixel)
     return common.plan(
         weight_gradient_depthwise, WEIGHT_DEPTHWISE, values, (table([(0, 0)], 2), triples), work, False, work.padded
     )
@@ -148,25 +154,28 @@ def _apart(axes: tuple[Axis, ...]) -> tuple[int, int]:
     return 1, 1
 
 
-def _triples(work: Correlation, first: tuple[int, int], slab_columns: int, pitch: int) -> np.ndarray:
-    """All windows, three by three: their taps, where they find their first pixel, and where their sums are."""
+def _triples(work: Correlation, first: tuple[int, int], slab_columns: int, pitch: int, pixel: int) -> np.ndarray:
+    """All windows, three by three: their taps, where they find their first pixel, and where their sums are.
+
+    Without a slab, of no columns, the row in which that is comes last; in a slab, all are counted from one row.
+    """
     g = work.g
-    windows: dict[int, list[tuple[int, int]]] = {size: [] for size in WINDOW_SIZES}
+    windows: dict[int, list[tuple[int, int, int]]] = {size: [] for size in WINDOW_SIZES}
     for kh, row in work.rows[0].taps:
         left = list(work.columns[0].taps)
         while left:
             size = next(size for size in WINDOW_SIZES if size <= len(left))
             kw, column = left[0]
-            pixel = (row - first[0]) * slab_columns + column - first[1]
-            windows[size].append((pixel * pitch, (kh * g.KW + kw) * pitch))
+            place = (row - first[0]) * slab_columns + column - first[1]
+            windows[size].append((place * pixel, (kh * g.KW + kw) * pitch, row * (slab_columns == 0)))
             left = left[size:]
     triples = []
     for size, alike in windows.items():
-        alike += [(alike[-1][0], g.KH * g.KW * pitch)] * (-len(alike) % WINDOWS) if alike else []
+        alike += [(alike[-1][0], g.KH * g.KW * pitch, alike[-1][2])] * (-len(alike) % WINDOWS) if alike else []
         for k in range(0, len(alike), WINDOWS):
             three = alike[k : k + WINDOWS]
-            triples.append((size, *(pixel for pixel, _ in three), *(to for _, to in three)))
-    return table(triples, 7)
+            triples.append((size, *(values[column] for column in range(3) for values in three)))
+    return table(triples, 10)
 
 
 def _direct(work: Correlation) -> bool:
