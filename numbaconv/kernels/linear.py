@@ -18,7 +18,7 @@ from __future__ import annotations
 from numbaconv.jit import device, kernel, routine, share
 from numbaconv.kernels.packing import transpose_all
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
-from numbaconv.simd import copy, fill, lanes_of, put, rectify, store, zeros
+from numbaconv.simd import copy, fill, lanes_of, prefetch, put, rectify, store, zeros
 
 
 @kernel(stages=2)
@@ -102,9 +102,14 @@ def multiply(a, b, c, scratch, tiles, sizes, stage, thread, threads):
             copy(scratch, k * lanes, 1, b, k * N + whole, 1, N - whole)
     if stage != 0:
         for block in share(-(-N // (2 * lanes)), thread, threads):
+            n = block * 2 * lanes
+            after = n + 2 * lanes
+            for k in range(K):  # what comes next lies far apart, where no core looks by itself
+                prefetch(b, k * N + after, min(2 * lanes, N - after))
             for tile in range(len(tiles)):
                 first, height = tiles[tile, 0], tiles[tile, 1]
-                n = block * 2 * lanes
+                for m in range(first, first + height):
+                    prefetch(c, m * N + n, min(2 * lanes, N - n))
                 if n + 2 * lanes <= whole:
                     _tile(a, first * row, row, step, b, n, N, c, first * N + n, N, K, height, 2, lanes)
                 else:
