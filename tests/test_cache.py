@@ -596,6 +596,20 @@ print(set(events))
 """
 
 
+PREDICT = """
+from numbaconv import nn
+SIZES = {"digits_cnn": (1, 8, 8), "lenet5": (1, 28, 28), "mnist_cnn": (1, 28, 28), "resnet20": (3, 32, 32)}
+for name, size in SIZES.items():
+    model = getattr(nn.models, name)(rng=0).eval()
+    for count in (1, 2):
+        for _ in range(5):
+            model(np.ones((count, *size), np.float32))
+        assert model._replayed is not None
+print()
+print(set(events))
+"""
+
+
 @pytest.mark.slow
 def test_after_fill_nothing_is_left_to_compile(tmp_path: Path) -> None:
     # In the folder that all tests share, so that most of it is there already.
@@ -606,6 +620,8 @@ def test_after_fill_nothing_is_left_to_compile(tmp_path: Path) -> None:
         done = run_python("-c", CALL + TRAIN, str(tmp_path / "model.npz"), *options, timeout=WAIT)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "{'loaded'}"
+    done = run_python("-c", CALL + PREDICT, timeout=WAIT)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "{'loaded'}"), done.stderr
 
 
 PARALLEL = """

@@ -588,10 +588,11 @@ def check_weight_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
 
     check_groups(n, g)
     assert n.parts * n.groups * n.block_size <= n.slabs <= plan.shared
-    if n.direct:  # a thread's part is a row of zeros, and the images are read as they are
+    if n.direct:  # the images are read as they are
         assert n.C % n.lanes == 0
         assert n.pixel == n.C == n.x_w == n.z_w
-        assert n.line == n.IW * n.C == n.x_h == n.own == plan.own
+        assert n.own == plan.own == 0
+        assert n.line == n.IW * n.C == n.x_h
         assert n.z_h == n.OW * n.C
         assert (n.in_h, n.in_w, n.top) == (g.SH, g.SW, 0)
         assert 0 <= n.whole <= n.whole_end <= n.OW

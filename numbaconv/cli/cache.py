@@ -19,6 +19,7 @@ from numbaconv.arrays import compute_dtype
 from numbaconv.cache import Entry
 from numbaconv.cli.errors import UsageError, user_errors
 from numbaconv.data import RandomShift
+from numbaconv.nn.replay import TIMES
 
 _WIDTH = 48  # of the names of kernels
 DTYPES = ("float16", "float32", "float64")
@@ -65,6 +66,7 @@ def fill(options: Namespace) -> int:
         for dtype in dict.fromkeys(compute_dtype(np.dtype(name)) for name in options.dtype):
             numbaconv.warmup([dtype])
             _train(dtype)
+            _predict(dtype)
     if cache.failures:
         raise UsageError(cache.failures[0])
     print(f"{compiled} compiled, {loaded} were there, in {time.perf_counter() - start:.1f} s: {_folders()}")
@@ -92,7 +94,8 @@ def _train(dtype: np.dtype) -> None:
     """Steps of each optimizer, and predictions, by each layer that has kernels, for one thread and for several."""
     rng = np.random.default_rng(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1, dtype=dtype, rng=0),
+        nn.Conv2d(1, 3, 1, dtype=dtype, rng=0),
+        nn.Conv2d(3, 16, 3, padding=1, dtype=dtype, rng=0),
         nn.BatchNorm2d(16, dtype=dtype),
         nn.Residual(nn.ReLU()),
         nn.Residual(nn.Sequential(nn.Conv2d(16, 16, 1, bias=False, dtype=dtype), nn.BatchNorm2d(16, dtype=dtype))),
@@ -114,6 +117,22 @@ def _train(dtype: np.dtype) -> None:
     numbaconv.conv2d_backward(
         large, large, np.zeros((16, 1, 1, 16), dtype), output_mask=(False, False, True), layout="NHWC"
     )
+
+
+def _predict(dtype: np.dtype) -> None:
+    """So many predictions of a few images that they are played from a tape in the end, by each layer that is."""
+    options: Any = {"dtype": dtype, "rng": 0}
+    path = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, **options), nn.BatchNorm2d(16, dtype=dtype))
+    images = (nn.Conv2d(1, 16, 5, padding=2, **options), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), nn.Residual(path))
+    pixels = (nn.ReLU(), nn.Residual(nn.ReLU()), nn.Conv2d(16, 32, 3, stride=2, **options))
+    vectors = (nn.Linear(32, 288, **options), nn.Linear(288, 10, **options))
+    flat = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, **options), nn.Conv2d(8, 16, 3, stride=2, **options), nn.Flatten()
+    )
+    for model in (nn.Sequential(*images, *pixels, nn.GlobalAvgPool2d(), *vectors), flat):
+        for count in (1, 32):
+            for _ in range(TIMES + 2):
+                model.eval()(np.ones((count, 1, 16, 16), dtype))
 
 
 def _print_rows(entries: Iterable[Entry]) -> None:

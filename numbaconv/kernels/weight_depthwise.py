@@ -15,7 +15,7 @@ each. A task sums into a part of its own::
 At the end the parts are added up in a fixed order.
 
 Where channels are innermost in both and fill vectors, there are no slabs: both are read where they are. A window whose
-row is not in the image reads zeros instead; of pixels near the edge, those products are added that there are.
+row is not in the image is left out; of pixels near the edge, those products are added that there are.
 """
 
 from __future__ import annotations
@@ -126,60 +126,64 @@ def _sum_band(x, z, scratch, own, sums, plan, triples, group, unit):
     rows = min(plan.band, plan.OH - first)
     channel = group * plan.pitch
     channels = min(plan.pitch, plan.C - channel)
-    if plan.direct:
-        clear(scratch, own, plan.line)
-        for row in range(first, first + rows):
-            source = n * plan.x_n + channel, row * plan.in_h + plan.top, plan.IH
-            gradient = n * plan.z_n + row * plan.z_h + channel
-            _sum_row(x, source, scratch, own, z, gradient, scratch, sums, plan, triples, channels)
-        return
-    pack_slab(
-        x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW, scratch, own,
-        plan.top + first * plan.in_h, (rows - 1) * plan.in_h + plan.span, plan.left, plan.columns // plan.pieces,
-        plan.pieces, plan.apart, plan.pitch, plan.lanes,
-    )  # fmt: skip
-    gradient = own + plan.gradient
-    pack_slab(
-        z, n * plan.z_n + channel * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH, plan.OW, scratch,
-        gradient, first, rows, 0, plan.OW, 1, 0, plan.pitch, plan.lanes,
-    )  # fmt: skip
+    source, gradient, reached = x, z, plan.IH
+    start, there, at = n * plan.x_n + channel, n * plan.z_n + channel + first * plan.OW * plan.pixel, first * plan.in_h
+    if not plan.direct:
+        source, gradient, reached = scratch, scratch, (rows - 1) * plan.in_h + plan.span
+        start, there, at = own, own + plan.gradient, 0
+        pack_slab(
+            x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW, scratch,
+            start, plan.top + first * plan.in_h, reached, plan.left, plan.columns // plan.pieces, plan.pieces,
+            plan.apart, plan.pitch, plan.lanes,
+        )  # fmt: skip
+        pack_slab(
+            z, n * plan.z_n + channel * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH, plan.OW, scratch,
+            there, first, rows, 0, plan.OW, 1, 0, plan.pitch, plan.lanes,
+        )  # fmt: skip
     for row in range(rows):
-        source = own + row * plan.in_h * plan.columns * plan.pitch, 0, 1
-        gradient += plan.OW * plan.pitch * (row > 0)
-        _sum_row(scratch, source, scratch, own, scratch, gradient, scratch, sums, plan, triples, channels)
+        where = start, at + row * plan.in_h, reached
+        _sum_row(
+            source, where, gradient, there + row * plan.OW * plan.pixel, scratch, sums, plan, triples, channels
+        )  # fmt: skip
 
 
 @routine
-def _sum_row(x, source, zeros, nothing, z, gradient, to, sums, plan, triples, channels):
-    """Add one row's share. The rows that it reads begin at ``source``; those that are not there are ``zeros``."""
-    start, first, rows = source
+def _sum_row(x, where, z, gradient, to, sums, plan, triples, channels):
+    """Add one row's share: where the input begins, the first row of it that is reached, and how many there are.
+
+    The sums of a window whose row is not there are put where nobody reads them.
+    """
+    nowhere = sums + plan.taps * plan.pitch
     for k in range(len(triples)):
         taps = triples[k, 0]
-        row_a, row_b, row_c = first + triples[k, 7], first + triples[k, 8], first + triples[k, 9]
-        in_a, in_b, in_c = 0 <= row_a < rows, 0 <= row_b < rows, 0 <= row_c < rows
-        x_a, x_b, x_c = x if in_a else zeros, x if in_b else zeros, x if in_c else zeros
-        a = (start + row_a * plan.line if in_a else nothing) + triples[k, 1]
-        b = (start + row_b * plan.line if in_b else nothing) + triples[k, 2]
-        c = (start + row_c * plan.line if in_c else nothing) + triples[k, 3]
-        to_a, to_b, to_c = sums + triples[k, 4], sums + triples[k, 5], sums + triples[k, 6]
+        a, to_a = _window(where, triples[k, 7], triples[k, 1], sums + triples[k, 4], nowhere, plan)
+        b, to_b = _window(where, triples[k, 8], triples[k, 2], sums + triples[k, 5], nowhere, plan)
+        c, to_c = _window(where, triples[k, 9], triples[k, 3], sums + triples[k, 6], nowhere, plan)
         if plan.whole > 0 or plan.whole_end < plan.OW:
-            if in_a:
-                _sum_edges(taps, x, a, z, gradient, to, to_a, triples[k, 1], plan, channels)
-            if in_b:
-                _sum_edges(taps, x, b, z, gradient, to, to_b, triples[k, 2], plan, channels)
-            if in_c:
-                _sum_edges(taps, x, c, z, gradient, to, to_c, triples[k, 3], plan, channels)
+            _sum_edges(taps, x, a, z, gradient, to, to_a, triples[k, 1], plan, channels)
+            _sum_edges(taps, x, b, z, gradient, to, to_b, triples[k, 2], plan, channels)
+            _sum_edges(taps, x, c, z, gradient, to, to_c, triples[k, 3], plan, channels)
         begin = plan.whole * plan.in_w * plan.pixel
-        pixels = x_a, a + begin, x_b, b + begin, x_c, c + begin, z, gradient + plan.whole * plan.pixel
+        a, b, c, there = a + begin, b + begin, c + begin, gradient + plan.whole * plan.pixel
         for lane in range(0, channels, plan.lanes):
+            places = a + lane, b + lane, c + lane, there + lane, to_a + lane, to_b + lane, to_c + lane
             if taps == 7:
-                _sum(7, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
+                _sum(7, x, z, to, places, plan)
             elif taps == 5:
-                _sum(5, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
+                _sum(5, x, z, to, places, plan)
             elif taps == 3:
-                _sum(3, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
+                _sum(3, x, z, to, places, plan)
             else:
-                _sum(1, pixels, lane, to, to_a + lane, to_b + lane, to_c + lane, plan)
+                _sum(1, x, z, to, places, plan)
+
+
+@inlined
+def _window(where, row, place, sums, nowhere, plan):
+    """Where a window begins to read, and where its sums are."""
+    start, first, rows = where
+    found = first + row
+    inside = 0 <= found < rows
+    return start + min(max(found, 0), rows - 1) * plan.line + place, sums if inside else nowhere
 
 
 @routine
@@ -198,41 +202,37 @@ def _sum_edges(taps, x, a, z, gradient, to, sums, first, plan, channels):
 
 
 @device
-def _sum(taps, pixels, lane, to, to_a, to_b, to_c, plan):
+def _sum(taps, x, x_z, to, places, plan):
     """The pixels of a row, one after the other or four at a time, for ``taps`` times three vectors of sums."""
-    x_a, a, x_b, b, x_c, c, x_z, z = pixels
-    a, b, c, z = a + lane, b + lane, c + lane, z + lane
+    a, b, c, z, to_a, to_b, to_c = places
     pitch, left, pixel, tap = plan.pitch, plan.whole_end - plan.whole, plan.pixel, plan.tap_pixel
-    one, two, three = (
-        load(taps, 1, to, to_a, pitch, 0),
-        load(taps, 1, to, to_b, pitch, 0),
-        load(taps, 1, to, to_c, pitch, 0),
-    )
+    one, two = load(taps, 1, to, to_a, pitch, 0), load(taps, 1, to, to_b, pitch, 0)
+    three = load(taps, 1, to, to_c, pitch, 0)
     step = plan.in_w * pixel
     if plan.shared and taps > 1:
         if plan.in_w == 1:
             for _ in range(left // 4):
-                one = slide(one, x_a, a, pixel, x_z, z, pixel, 4, 1, 1)
-                two = slide(two, x_b, b, pixel, x_z, z, pixel, 4, 1, 1)
-                three = slide(three, x_c, c, pixel, x_z, z, pixel, 4, 1, 1)
+                one = slide(one, x, a, pixel, x_z, z, pixel, 4, 1, 1)
+                two = slide(two, x, b, pixel, x_z, z, pixel, 4, 1, 1)
+                three = slide(three, x, c, pixel, x_z, z, pixel, 4, 1, 1)
                 a += 4 * pixel
                 b += 4 * pixel
                 c += 4 * pixel
                 z += 4 * pixel
         else:
             for _ in range(left // 4):
-                one = slide(one, x_a, a, pixel, x_z, z, pixel, 4, 1, 2)
-                two = slide(two, x_b, b, pixel, x_z, z, pixel, 4, 1, 2)
-                three = slide(three, x_c, c, pixel, x_z, z, pixel, 4, 1, 2)
+                one = slide(one, x, a, pixel, x_z, z, pixel, 4, 1, 2)
+                two = slide(two, x, b, pixel, x_z, z, pixel, 4, 1, 2)
+                three = slide(three, x, c, pixel, x_z, z, pixel, 4, 1, 2)
                 a += 8 * pixel
                 b += 8 * pixel
                 c += 8 * pixel
                 z += 4 * pixel
         left = left % 4
     for _ in range(left):
-        one = hadamard(one, x_a, a, tap, x_z, z)
-        two = hadamard(two, x_b, b, tap, x_z, z)
-        three = hadamard(three, x_c, c, tap, x_z, z)
+        one = hadamard(one, x, a, tap, x_z, z)
+        two = hadamard(two, x, b, tap, x_z, z)
+        three = hadamard(three, x, c, tap, x_z, z)
         a += step
         b += step
         c += step

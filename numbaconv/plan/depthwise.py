@@ -122,7 +122,7 @@ def weight_plan(work: Correlation) -> Plan:
     parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
     gradient = ((height - 1) * g.SH + span) * line.columns * pitch
     in_w, pixel = (g.SW, g.OC) if direct else (line.in_w, pitch)
-    own = g.IW * g.OC if direct else gradient + height * g.OW * pitch
+    own = 0 if direct else gradient + height * g.OW * pitch
     values = dict(
         C=g.OC, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW, **work.source.strides("x"), **work.target.strides("z"),
         taps=g.KH * g.KW, lanes=lanes, pitch=pitch, groups=groups, block_size=block_size, parts=parts,
