@@ -119,9 +119,10 @@ def calls_for(call: Callable[[], Any], seconds: float) -> int:
     calls = 1
     while True:
         took = min(duration(call, calls) for _ in range(2))  # the first ones may have had memory to fetch
-        if took > seconds / 4:
+        if took <= seconds / 4:
+            calls *= 4
+        elif duration(call, calls) > took / 2:  # else a library was still getting ready
             return max(1, round(calls * seconds / took))
-        calls *= 4
 
 
 def duration(call: Callable[[], Any], calls: int) -> float:
