@@ -176,6 +176,21 @@ def test_layers_in_training() -> None:
     assert model._replayed is not None
 
 
+def test_no_pass_is_run_twice_where_a_layer_would_notice() -> None:
+    """Dropout in training draws numbers, and what it saves must be of the output that was returned."""
+    model, other, grad = small(), small(), batch((1, 3))
+    for each in (model, other):
+        each[3].train()
+    for seed in range(2 * replay.TIMES + 2):
+        x = batch(seed=seed)
+        assert alike(model(x), by_layers(other, x))
+        assert alike(model.backward(grad), other.backward(grad))
+    counting = nn.Sequential(Counting()).eval()
+    for _ in range(2 * replay.TIMES + 2):
+        counting(batch())
+    assert counting[0].calls == 2 * replay.TIMES + 2
+
+
 def test_the_gradient_of_what_was_played() -> None:
     model, other, x, grad = small(), small(), batch(seed=3), batch((1, 3))
     played(model, x)
@@ -206,10 +221,18 @@ def test_predictions_play_tapes_and_change_no_mode() -> None:
 
 
 class Sums(nn.Module):
-    """A layer that works in NumPy, and one that changes with every call."""
+    """A layer that works in NumPy."""
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         return x + x.sum()
+
+
+class Counting(nn.Module):
+    calls = 0
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.calls += 1
+        return x
 
 
 class Mine(nn.Sequential):

@@ -9,8 +9,8 @@ channel ``c + i % inner``, and what is known of a channel is laid out along a ro
 
 A task is a channel C of one of ``parts`` parts of N, whatever the number of threads, so that sums have a fixed order.
 They are taken row upon row, in the dtype of the images: neighbouring elements add up side by side, where a single
-running sum would make each addition wait for the last. Four rows are taken at once, for the sums go through memory.
-Only then are the sums of a row added up, in float64.
+running sum would make each addition wait for the last. Where nothing else is written, four rows are taken at once, for
+the sums go through memory. Only then are the sums of a row added up, in float64.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from numbaconv.nn.convolution import Conv2d
 from numbaconv.nn.folding import Folded
 from numbaconv.nn.layout import empty_like, flat, in_layout, is_dense, layout_of
 from numbaconv.nn.linear import Linear
-from numbaconv.nn.module import Module
+from numbaconv.nn.module import Module, evaluating
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.pooling import MaxPool2d
 from numbaconv.nn.replay import Tape, Tapes
@@ -141,14 +141,8 @@ class Sequential(Module):
         """Run the layers, which save what the gradient needs, as they were when the tape was played."""
         if not tape.fits():
             raise RuntimeError("a layer of the model was changed between forward and backward")
-        training = [module for module in self.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
+        with evaluating(self.modules()):
             self._forward(x, None)
-        finally:
-            for module in training:
-                module.training = True
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The layers, named ``"0"``, ``"1"``, …"""

@@ -15,6 +15,7 @@ import numpy as np
 from numbaconv.kernels.elementwise import alike
 from numbaconv.nn.checks import FLOATS
 from numbaconv.nn.convolution import Conv2d
+from numbaconv.nn.module import evaluating
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.packed import PackedWeight
 
@@ -95,18 +96,11 @@ class Folded:
 
     def _unfold(self, x: np.ndarray, held: _Held) -> None:
         """Run the layers one by one, as they were in the last forward pass."""
-        layers = [self.conv] if self.norm is None else [self.conv, self.norm]
-        modes = [layer.training for layer in layers]
-        for layer in layers:
-            layer.training = False
-        try:
+        with evaluating([self.conv] if self.norm is None else [self.conv, self.norm]):
             arrays = self._arrays()
             if arrays is None or not held.made_of(arrays, self._eps):
                 raise RuntimeError(f"{self.conv!r}, or what follows it, was changed between forward and backward")
             self._one_by_one(x)
-        finally:
-            for layer, mode in zip(layers, modes, strict=True):
-                layer.training = mode
 
     def _one_by_one(self, x: np.ndarray) -> np.ndarray:
         if self.norm is None:

@@ -119,7 +119,8 @@ class BatchNorm2d(Module):
             mean, variance = _each(self.running_mean, C), _each(self.running_var, C)
         if self.training:
             self._track(mean, variance, x.size // C)
-        weight, bias = _each(1.0 if self.weight is None else self.weight.data, C), _each(_data(self.bias), C)
+        weight = _each(1.0 if self.weight is None else self.weight.data, C)
+        bias = _each(0.0 if self.bias is None else self.bias.data, C)
         rstd, center, scale, shift = np.empty(C), *(np.empty(C, x.dtype) for _ in range(3))
         kernels.coefficients(mean, variance, self.eps, weight, bias, rstd, center, scale, shift)
         y = empty_like(x)
@@ -205,10 +206,6 @@ class BatchNorm2d(Module):
         parts += [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
         parts += ["affine=False"] * (self.weight is None) + ["track_running_stats=False"] * (self.running_mean is None)
         return ", ".join(parts)
-
-
-def _data(parameter: Parameter | None) -> Any:
-    return 0.0 if parameter is None else parameter.data
 
 
 def _each(values: Any, channels: int) -> np.ndarray:

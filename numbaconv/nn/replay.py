@@ -11,6 +11,7 @@ any change of an array that went into a folded weight. Arrays that kernels read 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -118,7 +119,7 @@ class Tapes:
         count = self._kinds.setdefault(key, 0)
         if type(count) is int and count <= TIMES:
             self._kinds[key] = count + 1
-            if count == TIMES:
+            if count == TIMES and _playable(model, x.dtype):
                 tape = _recorded(model, x)
                 if tape is not None:
                     self._kinds[key] = tape
@@ -139,13 +140,11 @@ def _key(x: Any) -> tuple[Any, ...] | None:
 
 def _recorded(model: Any, x: np.ndarray) -> Tape | None:
     """A tape for batches like ``x``, if it gives what the layers give."""
-    if not all([_plays(step, x.dtype) for step in _leaves(model)]):  # noqa: C419
-        return None
     mine, memory = x.copy(), _Noted()
     with launches() as noted, recycling(memory):
         y = model._forward(mine, None)
     tape = Tape(model, mine, y, noted)
-    if tape.in_training() or sum(array.nbytes for array in memory.arrays) > BYTES:
+    if sum(array.nbytes for array in memory.arrays) > BYTES:
         return None
     other = np.random.default_rng(0).standard_normal(x.shape).astype(x.dtype)
     wanted = model._forward(other, None)
@@ -163,7 +162,7 @@ class _Noted(Pool):
         self.arrays: list[np.ndarray] = []
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        array = aligned(dtype, int(np.prod(shape)), "what is kept of a batch")
+        array = aligned(dtype, math.prod(shape), "what is kept of a batch")
         self.arrays.append(array)
         return array.reshape(shape)
 
@@ -176,6 +175,12 @@ def _leaves(step: Any) -> Iterator[Any]:
     else:
         for each in steps:
             yield from _leaves(each)
+
+
+def _playable(model: Any, dtype: np.dtype) -> bool:
+    """Whether a pass may be repeated, which no layer in training nor of somebody's own must notice, and then played."""
+    in_training = any(module.training for module in model.modules())
+    return not in_training and all(_plays(step, dtype) for step in _leaves(model))
 
 
 def _plays(step: Any, dtype: np.dtype) -> bool:

@@ -17,7 +17,7 @@ from numbaconv.nn.containers import Sequential
 from numbaconv.nn.initialisation import generator
 from numbaconv.nn.loop import Augment, Loop
 from numbaconv.nn.losses import CrossEntropyLoss, Loss
-from numbaconv.nn.module import Module
+from numbaconv.nn.module import Module, evaluating
 from numbaconv.nn.optim import Optimizer, clip_grad_norm
 from numbaconv.nn.records import Epoch, Evaluation, History, Progress, Tally, are_labels
 from numbaconv.nn.schedules import Schedule
@@ -270,15 +270,8 @@ class Trainer:
             y = self.model.replay(self._cast(x))
             if y is not None:
                 return y
-        training = [module for module in self._modules if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with recycling(self._pool):
-                batches = [self.model.forward(self._cast(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(self._modules), recycling(self._pool):
+            batches = [self.model.forward(self._cast(x[i : i + batch_size])) for i in range(0, len(x), batch_size)]
         return np.concatenate(batches) if len(batches) > 1 else batches[0]
 
     def _train_batch(self, x: np.ndarray, y: np.ndarray, clip_norm: float | None = None) -> tuple[float, np.ndarray]:
