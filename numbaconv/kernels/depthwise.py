@@ -23,7 +23,7 @@ their own, with the taps that find something.
 from __future__ import annotations
 
 from numbaconv import simd
-from numbaconv.jit import inlined, kernel, routine, share
+from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import write
@@ -228,6 +228,14 @@ def _correlate_pixels(
         _tiles_0(bias, to, packed, source, where, plan, tiles, span)
 
 
+@device
+def _sum(tile, x, packed, place, shared, apart, relu):
+    """Add the taps that there are to a tile, and rectify it if that is wanted."""
+    i, across, tap, line, j, tap_weight, weight_row, rows, taps = place
+    tile = stencil(tile, x, i, across, tap, line, packed, j, tap_weight, weight_row, rows, taps, shared, apart)
+    return rectify(tile) if relu else tile
+
+
 def _tiles(shared, apart):
     """The same, tile by tile, each with all channels, for so many taps that share what they load: see ``stencil``."""
 
@@ -243,32 +251,15 @@ def _tiles(shared, apart):
             height, tap, taps, target = tiles[k, 1], tiles[k, 2], tiles[k, 3], at + tiles[k, 0] * step
             here, there = begin + tiles[k, 0] * across + tap * tap_pixel, weights + tap * tap_weight
             for c in range(0, channels, lanes):
+                place = here + c, across, tap_pixel, line, there + c, tap_weight, weight_row, rows, taps
                 if height == LONGEST:
-                    tile = spread(LONGEST, 1, bias, first + c)
-                    tile = stencil(
-                        tile, source, here + c, across, tap_pixel, line, packed, there + c, tap_weight, weight_row,
-                        rows, taps, shared, apart,
-                    )  # fmt: skip
-                    if relu:
-                        tile = rectify(tile)
+                    tile = _sum(spread(LONGEST, 1, bias, first + c), source, packed, place, shared, apart, relu)
                     write(tile, to, target + c, step, True, LONGEST, channels - c, lanes)
                 elif height == SHORT:
-                    tile = spread(SHORT, 1, bias, first + c)
-                    tile = stencil(
-                        tile, source, here + c, across, tap_pixel, line, packed, there + c, tap_weight, weight_row,
-                        rows, taps, shared, apart,
-                    )  # fmt: skip
-                    if relu:
-                        tile = rectify(tile)
+                    tile = _sum(spread(SHORT, 1, bias, first + c), source, packed, place, shared, apart, relu)
                     write(tile, to, target + c, step, True, SHORT, channels - c, lanes)
                 else:
-                    tile = spread(1, 1, bias, first + c)
-                    tile = stencil(
-                        tile, source, here + c, across, tap_pixel, line, packed, there + c, tap_weight, weight_row,
-                        rows, taps, 0, 1,
-                    )  # fmt: skip
-                    if relu:
-                        tile = rectify(tile)
+                    tile = _sum(spread(1, 1, bias, first + c), source, packed, place, 0, 1, relu)
                     write(tile, to, target + c, step, True, 1, channels - c, lanes)
 
     return tiles_of_a_row

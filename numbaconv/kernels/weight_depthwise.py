@@ -210,24 +210,19 @@ def _sum(taps, x, x_z, to, places, plan):
     three = load(taps, 1, to, to_c, pitch, 0)
     step = plan.in_w * pixel
     if plan.shared and taps > 1:
-        if plan.in_w == 1:
-            for _ in range(left // 4):
+        for _ in range(left // 4):
+            if plan.in_w == 1:
                 one = slide(one, x, a, pixel, x_z, z, pixel, 4, 1, 1)
                 two = slide(two, x, b, pixel, x_z, z, pixel, 4, 1, 1)
                 three = slide(three, x, c, pixel, x_z, z, pixel, 4, 1, 1)
-                a += 4 * pixel
-                b += 4 * pixel
-                c += 4 * pixel
-                z += 4 * pixel
-        else:
-            for _ in range(left // 4):
+            else:
                 one = slide(one, x, a, pixel, x_z, z, pixel, 4, 1, 2)
                 two = slide(two, x, b, pixel, x_z, z, pixel, 4, 1, 2)
                 three = slide(three, x, c, pixel, x_z, z, pixel, 4, 1, 2)
-                a += 8 * pixel
-                b += 8 * pixel
-                c += 8 * pixel
-                z += 4 * pixel
+            a += 4 * step
+            b += 4 * step
+            c += 4 * step
+            z += 4 * pixel
         left = left % 4
     for _ in range(left):
         one = hadamard(one, x, a, tap, x_z, z)
