@@ -9,11 +9,12 @@ import numpy as np
 from numbaconv.arrays import compute_dtype, empty, result_dtype, rounded
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels import sums
-from numbaconv.kernels.plain import all_finite
-from numbaconv.memory import filled_bias, flat, flat_image, flat_view, scratch
+from numbaconv.kernels.elementwise import fill_rows
+from numbaconv.kernels.plain import note_finite
+from numbaconv.memory import flat, flat_image, flat_view, scratch
 from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, Forms, Plan, weight_gradient_plan
-from numbaconv.threads import launch, launch_light, threads_for
+from numbaconv.threads import act, expect, launch, launch_light, threads_for
 
 
 def correlate(
@@ -44,10 +45,10 @@ def correlate(
     y, y_layout = view
     w, bias = flat(weight, dtype), None if bias is None else flat(bias, dtype)
     plan = make_plan(geometry, dtype, x_layout, y_layout, forms, packed is not None, relu)
-    if plan.zeros and not (all_finite(w) if packed is None else packed.finite):
+    if plan.zeros and not (_all_finite(w) if packed is None else packed.finite):
         plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), packed is not None, relu)
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
-    b, stages, held = filled_bias(bias, plan.no_bias), None, memory
+    b, stages, held = _filled_bias(bias, plan.no_bias), None, memory
     if packed is not None and plan.shared > 0:
         found, stages = packed._find(plan), plan.kernel.stages[1:]
         held = packed._new(plan) if found is None else found
@@ -55,7 +56,7 @@ def correlate(
             launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=plan.kernel.stages[:1])
             packed._keep(plan, held)
     if plan.fill:
-        _fill(target, bias, geometry, relu)
+        act(_fill, target, bias, geometry, relu)
     if threads > 0:
         launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=stages)
     return target if target is out else _copied(out, target)
@@ -83,10 +84,10 @@ def weight_gradient(
         plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, chosen)
         workers, memory = _memory(plan, dtype, threads)
         if plan.fill:
-            w[:] = 0
+            act(w.fill, 0)
         if workers > 0:
             launch(plan.kernel, workers, x, z, w, memory, *plan.arguments)
-        if not plan.zeros or all_finite(w):
+        if not plan.zeros or _all_finite(w):
             break
     return target if target is out else _copied(out, target)
 
@@ -116,6 +117,25 @@ def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.n
     """On how many threads to run a plan, 0 if there is nothing to do, and the scratch memory for that."""
     threads = threads or threads_for(plan.threads)
     return threads, scratch(dtype, plan.shared + threads * plan.own)
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Whether there is no infinity and no NaN among them."""
+    finite = np.empty(1, np.bool_)
+    launch(note_finite, 1, values, finite)
+    expect(finite)
+    return bool(finite[0])
+
+
+def _filled_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
+    """A flat bias, each group of it filled up to the length of a row of ``zeros``; all zeros where there is none."""
+    if bias is None:
+        return zeros.reshape(-1)
+    if bias.size == zeros.size:
+        return bias
+    filled = np.empty_like(zeros)
+    launch(fill_rows, 1, bias, filled, bias.size // len(zeros))
+    return filled.reshape(-1)
 
 
 def _fill(target: np.ndarray, bias: np.ndarray | None, geometry: Conv2dGeometry, relu: bool) -> None:

@@ -52,12 +52,17 @@ class Kernel:
         How many stages the kernel has.
     allocates : bool
         Whether it makes arrays.
+    lasting : bool
+        Whether it changes what outlives a pass, such as a weight. Such a kernel can't simply be run again.
     """
 
-    def __init__(self, function: Callable[..., Any], stages: int = 1, allocates: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], stages: int = 1, allocates: bool = False, lasting: bool = False
+    ) -> None:
         self.__doc__ = function.__doc__
         self.name = function.__name__
         self.stages = range(stages)
+        self.lasting = lasting
         #: The function, compiled: it takes all parameters.
         self.run = compiled(function, allocates)
         self._addresses: dict[tuple[Any, ...], int] = {}
@@ -100,9 +105,9 @@ class Note(NamedTuple):
     arguments: tuple[Any, ...]  # so that they stay where they are
 
 
-def kernel(stages: int = 1, allocates: bool = False) -> Callable[[Callable[..., Any]], Kernel]:
+def kernel(stages: int = 1, allocates: bool = False, lasting: bool = False) -> Callable[[Callable[..., Any]], Kernel]:
     """:class:`Kernel` with parameters."""
-    return lambda function: Kernel(function, stages, allocates)
+    return lambda function: Kernel(function, stages, allocates, lasting)
 
 
 #: Decorator for what kernels are made of and takes vectors or constants: Numba inlines it, which takes it a while.

@@ -18,8 +18,6 @@ from numbaconv.geometry import Layout
 KEPT_BYTES = 64 * 1024 * 1024
 #: Vectors that do not cross a cache line load faster.
 CACHE_LINE = 64
-#: Arrays of fewer bytes than this are as quickly had from the operating system's allocator.
-POOLED_BYTES = 64 * 1024
 
 _OTHER: dict[Layout, tuple[Layout, tuple[int, int, int, int]]] = {
     "NCHW": ("NHWC", (0, 2, 3, 1)),
@@ -39,17 +37,6 @@ def flat(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
             copy[...] = array
         return copy.reshape(-1)
     return _writable(array).reshape(-1)
-
-
-def filled_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
-    """A flat bias, each group of it filled up to the length of a row of ``zeros``; all zeros where there is none."""
-    if bias is None:
-        return zeros.reshape(-1)
-    if bias.size == zeros.size:
-        return bias
-    filled, groups = zeros.copy(), bias.reshape(len(zeros), -1)
-    filled[:, : groups.shape[1]] = groups
-    return filled.reshape(-1)
 
 
 def flat_image(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.ndarray, Layout]:
@@ -114,13 +101,16 @@ class Pool(threading.local):
     pool of its own.
     """
 
+    #: Arrays of fewer bytes than this are as quickly had from the operating system's allocator.
+    least = 64 * 1024
+
     def __init__(self) -> None:
         self._pieces: dict[int, list[np.ndarray]] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """A new array with anything in it."""
         size = dtype.itemsize * math.prod(shape)
-        if size < POOLED_BYTES:
+        if size < self.least:
             return np.empty(shape, dtype)
         pieces = self._pieces.setdefault(size, [])
         for piece in pieces:

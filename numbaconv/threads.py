@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
 from numbaconv.geometry import integer
-from numbaconv.jit import ALL, Kernel, Note, loop_address, play
+from numbaconv.jit import ALL, Kernel
 
 #: Fewer elements than this are worked through by the calling thread alone.
 ELEMENTS_WORTH_A_THREAD = 1 << 16
@@ -22,7 +22,7 @@ _limit: int | None = None  # what set_num_threads was told; None: what Numba say
 _launched = False  # a parallel kernel has run in this process
 _forked = False  # this process was made by fork
 _gate = threading.Lock()
-_watched = threading.local()  # .launches: where the launches of this Python thread are noted, if they are
+_watched = threading.local()  # .recorder: where what this Python thread launches is noted, if it is
 
 
 def set_num_threads(n: int) -> None:
@@ -87,16 +87,16 @@ def launch(kernel: Kernel, threads: int, *arguments: Any, stages: range | None =
     use is known only after the first launch.
     """
     global _launched
-    noted = getattr(_watched, "launches", None)
-    if noted is not None:
-        noted.append(Launch(kernel, threads, arguments, stages))
+    recorder = getattr(_watched, "recorder", None)
+    if recorder is not None:
+        recorder.note(kernel, threads, arguments, stages)
     if threads == 1 and stages is None:
         kernel.run(*arguments, ALL, 0, 1)
         return
     stages = kernel.stages if stages is None else stages
     if threads == 1 or numba.config.DISABLE_JIT:  # as plain Python, there is but one thread, and no layer to ask
         kernel.serial(stages, threads, *arguments)
-    elif _launched and numba.threading_layer() != "workqueue":
+    elif not needs_python(threads):
         kernel.parallel(stages, threads, *arguments)
     elif isinstance(threading.current_thread(), threading._DummyThread):  # Python did not start it
         kernel.serial(stages, threads, *arguments)
@@ -111,46 +111,47 @@ def launch_light(kernel: Kernel, tasks: int, elements: int, *arguments: Any) -> 
     launch(kernel, 1 if elements < ELEMENTS_WORTH_A_THREAD else threads_for(tasks), *arguments)
 
 
-class Launch(NamedTuple):
-    """What :func:`launch` was called with."""
+def act(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call what does in NumPy what no kernel does."""
+    recorder = getattr(_watched, "recorder", None)
+    if recorder is not None:
+        recorder.note_act(function, arguments)
+    function(*arguments)
 
-    kernel: Kernel
-    threads: int
-    arguments: tuple[Any, ...]
-    stages: range | None
+
+def expect(found: np.ndarray) -> None:
+    """Say that what is done after a launch that found out ``found``, a truth value, depends on it."""
+    recorder = getattr(_watched, "recorder", None)
+    if recorder is not None:
+        recorder.note_expected(found)
 
 
-def program(launches: Sequence[Launch]) -> Callable[[], None]:
-    """What makes some launches again, with the same arguments: in one call, where Python has nothing to decide."""
-    serial = all(threads == 1 for _, threads, _, _ in launches)
-    if numba.config.DISABLE_JIT or not (serial or (_launched and numba.threading_layer() != "workqueue")):
+def needs_python(threads: int) -> bool:
+    """Whether a launch on so many threads is to be made by :func:`launch` alone, which knows when it is its turn."""
+    return numba.config.DISABLE_JIT or (threads > 1 and not (_launched and numba.threading_layer() != "workqueue"))
 
-        def one_by_one() -> None:
-            for kernel, threads, arguments, stages in launches:
-                launch(kernel, threads, *arguments, stages=stages)
 
-        return one_by_one
-    notes = [kernel.noted(arguments) for kernel, _, arguments, _ in launches]
-    calls = np.empty((len(notes), 5), np.int64)
-    for call, note, (kernel, threads, _, stages) in zip(calls, notes, launches, strict=True):
-        if stages is None:
-            stages = range(ALL, ALL + 1) if threads == 1 else kernel.stages
-        call[:] = note.share, note.memory.ctypes.data, stages.start, stages.stop, threads
+class Watch(Protocol):
+    """What is told what the calling thread does."""
 
-    def at_once(loop: int = loop_address(), calls: np.ndarray = calls, held: list[Note] = notes) -> None:
-        play(loop, calls)
+    def note(self, kernel: Kernel, threads: int, arguments: tuple[Any, ...], stages: range | None) -> None:
+        """A launch."""
 
-    return at_once
+    def note_act(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """A call of :func:`act`."""
+
+    def note_expected(self, found: np.ndarray) -> None:
+        """A call of :func:`expect`."""
 
 
 @contextmanager
-def launches() -> Iterator[list[Launch]]:
-    """Within this context, note what the calling thread launches."""
-    _watched.launches = []
+def watched(recorder: Watch) -> Iterator[None]:
+    """Within this context, what the calling thread launches is noted."""
+    before, _watched.recorder = getattr(_watched, "recorder", None), recorder
     try:
-        yield _watched.launches
+        yield
     finally:
-        _watched.launches = None
+        _watched.recorder = before
 
 
 def _after_fork() -> None:

@@ -605,6 +605,10 @@ for name, size in SIZES.items():
         for _ in range(5):
             model(np.ones((count, *size), np.float32))
         assert model._replayed is not None
+    trainer = nn.Trainer(model, nn.Adam())
+    for _ in range(7):
+        trainer.step(np.ones((2, *size), np.float32), np.zeros(2, int))
+    assert trainer._steps._tape.tried
 print()
 print(set(events))
 """

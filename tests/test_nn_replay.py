@@ -33,9 +33,10 @@ def small(dtype: Any = np.float32) -> nn.Sequential:
     options: Any = {"dtype": dtype, "rng": rng}
     inside = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, **options), nn.BatchNorm2d(16, dtype=dtype))
     shortcut = nn.Sequential(nn.Conv2d(16, 16, 1, **options))
+    path = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(16, dtype=dtype), nn.AvgPool2d(3, stride=1, padding=1))
     return nn.Sequential(
         nn.Conv2d(4, 16, 3, padding=1, **options), nn.BatchNorm2d(16, dtype=dtype), nn.ReLU(), nn.Dropout(0.5, rng=2),
-        nn.Residual(inside), nn.ReLU(), nn.Residual(nn.Sequential(nn.ReLU()), shortcut), nn.MaxPool2d(2),
+        nn.Residual(inside), nn.ReLU(), nn.Residual(path, shortcut), nn.MaxPool2d(2),
         nn.Conv2d(16, 8, (2, 1), **options), nn.GlobalAvgPool2d(), nn.Flatten(),
         nn.Linear(8, 5, **options), nn.ReLU(), nn.Linear(5, 3, **options),
     ).eval()  # fmt: skip
@@ -104,6 +105,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "weights of a linear layer": lambda m: m[11].weight.data.__imul__(2),
     "other weights of a linear layer": lambda m: setattr(m[11].weight, "data", m[11].weight.data * 2),
     "the bias of a linear layer": lambda m: m[13].bias.data.__iadd__(1),
+    "a running mean that is not folded": lambda m: m[6].main[1].running_mean.__iadd__(1),
     "padding": lambda m: setattr(m[0], "padding", 2),
     "stride": lambda m: setattr(m[8], "stride", (2, 1)),
     "a window": lambda m: setattr(m[7], "stride", (1, 1)),
@@ -240,12 +242,19 @@ class Mine(nn.Sequential):
         return super().forward(x) + 1
 
 
+def _norm(mean: np.ndarray) -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(4)
+    layer.running_mean = mean
+    return layer
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3, rng=0), Sums()),
-        lambda: nn.Sequential(nn.Conv2d(4, 8, 3, rng=0), nn.AvgPool2d(2)),
-        lambda: nn.Sequential(nn.BatchNorm2d(4)),
+        lambda: nn.Sequential(nn.ConvTranspose2d(4, 8, 3, rng=0)),
+        lambda: nn.Sequential(_norm(np.zeros(1, np.float32))),
+        lambda: nn.Sequential(_norm(np.zeros(8, np.float32)[::2])),
         lambda: nn.Sequential(nn.Conv2d(4, 8, 3, rng=0), nn.Sequential(Sums())),
         lambda: nn.Sequential(nn.Residual(nn.Sequential(Sums()))),
         lambda: Mine(nn.Conv2d(4, 8, 3, rng=0)),

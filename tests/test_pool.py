@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from numbaconv import memory, nn
-from numbaconv.memory import POOLED_BYTES, Pool, fresh, recycling
+from numbaconv.memory import Pool, fresh, recycling
 
 SHAPE, DTYPE = (64, 1024), np.dtype(np.float32)
 
@@ -61,7 +61,7 @@ def test_memory_that_somebody_holds_is_not_used_again(hold: Any) -> None:
 
 def test_small_arrays_and_other_contexts_are_numpys() -> None:
     pool = Pool()
-    assert pool.empty((POOLED_BYTES // 4 - 1,), DTYPE).base is None
+    assert pool.empty((Pool.least // 4 - 1,), DTYPE).base is None
     assert pool.empty((0, 1 << 40), DTYPE).shape == (0, 1 << 40)
     with recycling(pool):
         assert fresh(SHAPE, DTYPE).base is not None

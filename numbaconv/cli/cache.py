@@ -19,6 +19,7 @@ from numbaconv.arrays import compute_dtype
 from numbaconv.cache import Entry
 from numbaconv.cli.errors import UsageError, user_errors
 from numbaconv.data import RandomShift
+from numbaconv.nn import steps
 from numbaconv.nn.replay import TIMES
 
 _WIDTH = 48  # of the names of kernels
@@ -91,7 +92,10 @@ def _telling(tell: Any) -> Iterator[None]:
 
 
 def _train(dtype: np.dtype) -> None:
-    """Steps of each optimizer, and predictions, by each layer that has kernels, for one thread and for several."""
+    """Steps of each optimizer, and predictions, by each layer that has kernels, for one thread and for several.
+
+    There are as many of them as it takes until they are played from a tape.
+    """
     rng = np.random.default_rng(0)
     model = nn.Sequential(
         nn.Conv2d(1, 3, 1, dtype=dtype, rng=0),
@@ -103,14 +107,18 @@ def _train(dtype: np.dtype) -> None:
         nn.Conv2d(16, 16, 1, dtype=dtype, rng=0),
         nn.MaxPool2d(2),
         nn.AvgPool2d(3, stride=1, padding=1),
-        nn.Flatten(),
-        nn.Linear(16 * 8 * 8, 64, dtype=dtype, rng=0),
+        nn.Dropout(),
+        nn.Residual(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, dtype=dtype, rng=0))),
+        nn.Conv2d(16, 6, 3, stride=2, dtype=dtype, rng=0),
+        nn.GlobalAvgPool2d(),
+        nn.Linear(6, 64, dtype=dtype, rng=0),
     )
     for optimizer in (nn.SGD(lr=0.1), nn.SGD(lr=0.1, momentum=0.9), nn.Adam()):
         trainer = nn.Trainer(model, optimizer)
         for count in (2, 64):
             images = rng.standard_normal((count, 1, 16, 16)).astype(dtype)
-            trainer.step(RandomShift(1)(images, rng), np.zeros(count, np.int64))
+            for _ in range(steps.TIMES + 2):
+                trainer.step(RandomShift(1)(images, rng), np.zeros(count, np.int64))
             trainer.predict(images, batch_size=count // 2)
     large = np.zeros((64, 16, 16, 16), dtype)
     RandomShift(1)(large, rng)
@@ -120,7 +128,7 @@ def _train(dtype: np.dtype) -> None:
 
 
 def _predict(dtype: np.dtype) -> None:
-    """So many predictions of a few images that they are played from a tape in the end, by each layer that is."""
+    """Predictions of a few images, and steps on them, until they are played from a tape, by each layer that is."""
     options: Any = {"dtype": dtype, "rng": 0}
     path = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, **options), nn.BatchNorm2d(16, dtype=dtype))
     images = (nn.Conv2d(1, 16, 5, padding=2, **options), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU(), nn.Residual(path))
@@ -133,6 +141,9 @@ def _predict(dtype: np.dtype) -> None:
         for count in (1, 32):
             for _ in range(TIMES + 2):
                 model.eval()(np.ones((count, 1, 16, 16), dtype))
+        trainer = nn.Trainer(model, nn.SGD(lr=0.1, momentum=0.9))
+        for _ in range(steps.TIMES + 2):
+            trainer.step(np.ones((2, 1, 16, 16), dtype), np.zeros(2, np.int64))
 
 
 def _print_rows(entries: Iterable[Entry]) -> None:

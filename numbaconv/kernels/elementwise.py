@@ -12,6 +12,22 @@ def part(array, thread, threads):
 
 
 @Kernel
+def copy(x, y, stage, thread, threads):
+    """``y = x``."""
+    source, to = part(x, thread, threads), part(y, thread, threads)
+    for i in range(len(source)):
+        to[i] = source[i]
+
+
+@Kernel
+def fill_rows(values, rows, length, stage, thread, threads):
+    """Rows of so many ``values`` each, filled up by zeros to the length of ``rows``."""
+    for row in range(len(rows)):
+        for i in range(rows.shape[1]):
+            rows[row, i] = values[row * length + i] if i < length else 0
+
+
+@Kernel
 def relu(x, y, stage, thread, threads):
     """``y = max(x, 0)``; NaN stays NaN."""
     zero = y.dtype.type(0)
@@ -32,6 +48,14 @@ def relu_backward(grad_y, y, grad_x, stage, thread, threads):
     )
     for i in range(len(source)):
         to[i] = source[i] if output[i] > 0 else zero
+
+
+@Kernel
+def multiply(a, b, y, stage, thread, threads):
+    """``y = a * b``."""
+    left, right, to = part(a, thread, threads), part(b, thread, threads), part(y, thread, threads)
+    for i in range(len(to)):
+        to[i] = left[i] * right[i]
 
 
 @Kernel

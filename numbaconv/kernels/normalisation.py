@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.jit import compiled, device, kernel, share
+from numbaconv.jit import Kernel, device, kernel, share
 
 #: A row of so many sums is not halved any more.
 _FEW = 32
@@ -91,8 +91,8 @@ def _fold(sums, c, inner, totals):
             totals[c + i] += sums[start + i]
 
 
-@compiled
-def near_means(x, near, pixels, step, channel, pixel):
+@Kernel
+def near_means(x, near, pixels, step, channel, pixel, stage, thread, threads):
     """The mean of some pixels of the first image, for each channel; the strides of ``x`` are given."""
     for c in range(len(near)):
         total, count = 0.0, 0
@@ -102,8 +102,8 @@ def near_means(x, near, pixels, step, channel, pixel):
         near[c] = total / count
 
 
-@compiled
-def mean_and_variance(near, totals, squares, count, mean, variance):
+@Kernel
+def mean_and_variance(near, totals, squares, count, mean, variance, stage, thread, threads):
     """Of what :func:`moments` gave about ``near``: the mean and the biased variance, in float64."""
     for c in range(len(near)):
         missing, square = 0.0, 0.0
@@ -116,16 +116,21 @@ def mean_and_variance(near, totals, squares, count, mean, variance):
         variance[c] = 0.0 if square < 0 else square
 
 
-@compiled
-def follow(running_mean, running_var, mean, variance, share, unbiased):
-    """Move running statistics by a share towards those of a batch, whose variance becomes so much larger."""
+@kernel(lasting=True)
+def follow(running_mean, running_var, batches, mean, variance, momentum, unbiased, stage, thread, threads):
+    """Move running statistics towards those of a batch, whose variance becomes so much larger, and count it.
+
+    A momentum below 0 stands for the plain mean over all batches.
+    """
+    batches[0] += 1
+    share_of_batch = 1 / batches[0] if momentum < 0 else momentum
     for c in range(len(mean)):
-        running_mean[c] += share * (mean[c] - running_mean[c])
-        running_var[c] += share * (variance[c] * unbiased - running_var[c])
+        running_mean[c] += share_of_batch * (mean[c] - running_mean[c])
+        running_var[c] += share_of_batch * (variance[c] * unbiased - running_var[c])
 
 
-@compiled
-def coefficients(mean, variance, eps, weight, bias, rstd, center, scale, shift):
+@Kernel
+def coefficients(mean, variance, eps, weight, bias, rstd, center, scale, shift, stage, thread, threads):
     """What :func:`scale_shift` needs, and one over the standard deviation."""
     for c in range(len(rstd)):
         rstd[c] = 1 / np.sqrt(np.float64(variance[c]) + eps)
@@ -134,8 +139,8 @@ def coefficients(mean, variance, eps, weight, bias, rstd, center, scale, shift):
         shift[c] = bias[c]
 
 
-@compiled
-def gradients(totals, products, rstd, count, grad_weight, grad_bias, mean, slope):
+@Kernel
+def gradients(totals, products, rstd, count, grad_weight, grad_bias, mean, slope, stage, thread, threads):
     """What :func:`gradient_moments` gave, as the gradients of weight and bias and what is taken away from grad_y."""
     for c in range(len(rstd)):
         total, product = 0.0, 0.0

@@ -1,31 +1,37 @@
 """The update rules of the optimizers, each in one sweep over a parameter, its gradient and what is remembered of it.
 
-All numbers are taken in the dtype of the parameter: one of float64 would make float64 of everything.
+Hyper-parameters come as an array of float64, whose numbers may be others at the next step. All are taken in the dtype
+of the parameter: one of float64 would make float64 of everything.
 """
 
 from __future__ import annotations
 
 import math
 
-from numbaconv.jit import Kernel
+from numbaconv.jit import kernel
 from numbaconv.kernels.elementwise import part
 
 
-@Kernel
-def sgd(data, grad, lr, weight_decay, stage, thread, threads):
-    """A step down the gradient."""
+@kernel(lasting=True)
+def sgd(data, grad, numbers, stage, thread, threads):
+    """A step down the gradient; ``numbers`` are the learning rate and the weight decay."""
     real = data.dtype.type
-    rate, decay = real(lr), real(weight_decay)
+    rate, decay = real(numbers[0]), real(numbers[1])
     values, gradients = part(data, thread, threads), part(grad, thread, threads)
     for i in range(len(values)):
         values[i] -= rate * (gradients[i] + decay * values[i])
 
 
-@Kernel
-def sgd_momentum(data, grad, velocity, lr, weight_decay, momentum, fresh, ahead, stage, thread, threads):
-    """``fresh`` is the share of the gradient that goes into the velocity; ``ahead`` is 1 for Nesterov's, else 0."""
+@kernel(lasting=True)
+def sgd_momentum(data, grad, velocity, numbers, stage, thread, threads):
+    """A step along a velocity.
+
+    ``numbers`` are the learning rate, the weight decay, the momentum, the share of the gradient that goes into the
+    velocity, and 1 for Nesterov's rule, else 0.
+    """
     real = data.dtype.type
-    rate, decay, kept, new = real(lr), real(weight_decay), real(momentum), real(fresh)
+    rate, decay, kept, new = real(numbers[0]), real(numbers[1]), real(numbers[2]), real(numbers[3])
+    ahead = numbers[4] > 0
     values, gradients = part(data, thread, threads), part(grad, thread, threads)
     moving = part(velocity, thread, threads)
     for i in range(len(values)):
@@ -34,15 +40,28 @@ def sgd_momentum(data, grad, velocity, lr, weight_decay, momentum, fresh, ahead,
         values[i] -= rate * (gradient + kept * moving[i] if ahead else moving[i])
 
 
-@Kernel
-def adam(data, grad, mean, square, lr, weight_decay, kept, new1, beta2, new2, correction, eps, stage, thread, threads):
-    """``kept`` is the share of a weight that decoupled decay leaves; ``correction`` frees ``square`` of its start at 0.
+@kernel(lasting=True)
+def count_step(step, numbers, stage, thread, threads):
+    """Count a step of :func:`adam`, and put behind its ``numbers`` what the count makes of them.
 
-    ``new1`` and ``new2`` are the shares of a gradient, and of its square, in their averages.
+    The averages begin at 0: that is what the learning rate, and the root of the second average, are divided by.
+    """
+    step[0] += 1
+    numbers[6] = numbers[0] / (1 - math.pow(numbers[3], step[0]))
+    numbers[7] = (1 - math.pow(numbers[4], step[0])) ** 0.5
+
+
+@kernel(lasting=True)
+def adam(data, grad, mean, square, numbers, stage, thread, threads):
+    """A step along the average of the gradient, over the root of that of its square.
+
+    ``numbers`` are the learning rate, the weight decay, what decoupled decay leaves of a weight, both betas, eps, and
+    what :func:`count_step` puts behind them.
     """
     real = data.dtype.type
-    rate, decay, left, first, least = real(lr), real(weight_decay), real(kept), real(new1), real(eps)
-    old, second, freed = real(beta2), real(new2), real(correction)
+    rate, decay, left, least = real(numbers[6]), real(numbers[1]), real(numbers[2]), real(numbers[5])
+    first, old, second = real(1 - numbers[3]), real(numbers[4]), real(1 - numbers[4])
+    freed = real(numbers[7])
     values, gradients = part(data, thread, threads), part(grad, thread, threads)
     means, squares = part(mean, thread, threads), part(square, thread, threads)
     for i in range(len(values)):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit import Kernel, compiled, routine, share
+from numbaconv.jit import Kernel, compiled, device, routine, share
 from numbaconv.kernels.records import read, record
 
 #: The integers that the kernels need, as one record; :mod:`numbaconv.plan.plain` makes it. Its names are those of the
@@ -81,13 +81,24 @@ def weight_gradient(x, y, w, scratch, numbers, stage, thread, threads):
         _filter(x, y, w, plan, one // plan.ICG, one % plan.ICG)
 
 
-@compiled
-def all_finite(values):
-    """Whether there is no infinity and no NaN among them."""
+@device
+def _finite(values):
     finite = True
     for i in range(len(values)):
         finite &= abs(values[i]) < np.inf
     return finite
+
+
+@compiled
+def all_finite(values):
+    """Whether there is no infinity and no NaN among them."""
+    return _finite(values)
+
+
+@Kernel
+def note_finite(values, finite, stage, thread, threads):
+    """The same, as what is put into ``finite``, an array of one truth value."""
+    finite[0] = _finite(values)
 
 
 @routine

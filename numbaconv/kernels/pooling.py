@@ -275,3 +275,18 @@ def mean_planes(x, y, C, pixels, last, stage, thread, threads):
                 for pixel in range(pixels // LANES * LANES, pixels):
                     total += plane[pixel]
                 to[c] = total / pixels
+
+
+@Kernel
+def spread_planes(grad_y, grad_x, C, pixels, last, stage, thread, threads):
+    """What :func:`mean_planes` is made of gets its share: every pixel the same one of the gradient of its plane."""
+    for n in share(len(grad_y) // C, thread, threads):
+        grad = grad_y[n * C : (n + 1) * C]
+        if last:
+            for pixel in range(pixels):
+                to = grad_x[(n * pixels + pixel) * C : (n * pixels + pixel + 1) * C]
+                for c in range(C):
+                    to[c] = grad[c] / pixels
+        else:
+            for c in range(C):
+                grad_x[(n * C + c) * pixels : (n * C + c + 1) * pixels] = grad[c] / pixels

@@ -9,7 +9,7 @@ from numbaconv.nn.checks import check_gradient, dense, flag, real
 from numbaconv.nn.initialisation import Rng, generator
 from numbaconv.nn.layout import Form, empty_like, flat
 from numbaconv.nn.module import Module
-from numbaconv.threads import launch_light
+from numbaconv.threads import act, launch_light
 
 
 class ReLU(Module):
@@ -99,15 +99,27 @@ class Dropout(Module):
         if not self.training:
             self._saved = np.ones((), x.dtype), Form.of(x)
             return x
-        scale = 1 / (1 - self.p) if self.p < 1 else 0
-        factors = (self.rng.random(x.shape) >= self.p) * x.dtype.type(scale)
+        factors = empty_like(x)
+        act(_draw, self.rng, self.p, factors)
         self._saved = factors, Form.of(x)
-        return x * factors
+        return _product(x, factors)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient passes where x did, with the same factor."""
         factors, form = self._recall()
-        return check_gradient(grad_output, form) * factors
+        grad = check_gradient(grad_output, form)
+        return _product(grad, factors) if factors.ndim == grad.ndim else grad.copy("K")
 
     def _describe(self) -> str:
         return f"p={self.p:g}"
+
+
+def _draw(rng: np.random.Generator, p: float, factors: np.ndarray) -> None:
+    """Factors at random: 0 with probability p, else what makes up for that."""
+    factors[...] = (rng.random(factors.shape) >= p) * factors.dtype.type(1 / (1 - p) if p < 1 else 0)
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    y = empty_like(a)
+    launch_light(elementwise.multiply, y.size, y.size, flat(a), flat(b), flat(y))
+    return y

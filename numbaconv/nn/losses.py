@@ -8,6 +8,7 @@ import numpy as np
 
 from numbaconv.geometry import Shape
 from numbaconv.kernels import losses as kernels
+from numbaconv.kernels.elementwise import copy
 from numbaconv.nn.checks import dense, labels, real
 from numbaconv.threads import launch_light
 
@@ -28,6 +29,10 @@ class Loss:
 
     def backward(self) -> np.ndarray:
         """The gradient of the last forward's loss with respect to its prediction."""
+        raise NotImplementedError
+
+    def _mean(self) -> float:
+        """The loss of the last forward once more."""
         raise NotImplementedError
 
     def __call__(self, prediction: np.ndarray, target: np.ndarray) -> float:
@@ -90,15 +95,22 @@ class CrossEntropyLoss(Loss):
         target = self.check_target(target, logits.shape)
         N, classes = logits.shape
         losses, gradient = np.empty(N), np.empty_like(logits)
-        arrays = (logits.reshape(-1), target.astype(np.int64), self.label_smoothing, losses, gradient.reshape(-1))
+        target = np.ascontiguousarray(target, np.int64)
+        arrays = (logits.reshape(-1), target, self.label_smoothing, losses, gradient.reshape(-1))
         launch_light(kernels.cross_entropy, N, logits.size, *arrays, classes)
-        self._saved = gradient
-        return float(losses.sum()) / N
+        self._saved = losses, gradient
+        return self._mean()
 
-    @np.errstate(under="ignore")
+    def _mean(self) -> float:
+        losses, _ = self._recall()
+        return float(losses.sum()) / len(losses)
+
     def backward(self) -> np.ndarray:
         """``(softmax(prediction) - target) / N``, the target as a distribution over the classes."""
-        return self._recall().copy()
+        _, gradient = self._recall()
+        result = np.empty_like(gradient)
+        launch_light(copy, gradient.size, gradient.size, gradient.reshape(-1), result.reshape(-1))
+        return result
 
 
 class MSELoss(Loss):

@@ -15,7 +15,7 @@ from numbaconv.nn.checks import FLOATS, check_gradient, flag, images, parameter_
 from numbaconv.nn.initialisation import constant
 from numbaconv.nn.layout import Form, empty_like, flat, layout_of
 from numbaconv.nn.module import Module, Parameter
-from numbaconv.threads import launch_light
+from numbaconv.threads import launch, launch_light
 
 #: Elements of a row: what is known of the channels along it should stay in the L1 cache, and be laid out seldom.
 _ROW = 1024
@@ -122,7 +122,7 @@ class BatchNorm2d(Module):
         weight = _each(1.0 if self.weight is None else self.weight.data, C)
         bias = _each(0.0 if self.bias is None else self.bias.data, C)
         rstd, center, scale, shift = np.empty(C), *(np.empty(C, x.dtype) for _ in range(3))
-        kernels.coefficients(mean, variance, self.eps, weight, bias, rstd, center, scale, shift)
+        launch(kernels.coefficients, 1, mean, variance, self.eps, weight, bias, rstd, center, scale, shift)
         y = empty_like(x)
         _launch(kernels.scale_shift, sizes, x, center, scale, shift, np.empty(0, x.dtype) if plus is None else plus, y)
         self._saved = x, sizes, (center, scale, shift), rstd, own_moments, None if plus is None else y
@@ -150,8 +150,9 @@ class BatchNorm2d(Module):
         else:
             _launch(kernels.gradient_moments, sizes, grad, x, *coefficients, total, products)
         mean, slope = np.empty(self.num_features, x.dtype), np.empty(self.num_features, x.dtype)
-        grad_weight, grad_bias = np.empty(self.num_features), np.empty(self.num_features)
-        kernels.gradients(total, products, rstd, count, grad_weight, grad_bias, mean, slope)
+        kind = np.float64 if self.weight is None else self.weight.data.dtype
+        grad_weight, grad_bias = np.empty(self.num_features, kind), np.empty(self.num_features, kind)
+        launch(kernels.gradients, 1, total, products, rstd, count, grad_weight, grad_bias, mean, slope)
         if self.weight is not None and self.bias is not None:
             self.weight.add_grad(grad_weight)
             self.bias.add_grad(grad_bias)
@@ -182,21 +183,22 @@ class BatchNorm2d(Module):
         C, pixels = self.num_features, x.shape[2] * x.shape[3]
         strides = (pixels, 1) if layout_of(x) == "NCHW" else (1, C)
         near, mean, variance = np.empty(C, x.dtype), np.empty(C), np.empty(C)
-        kernels.near_means(flat(x), near, pixels, max(1, pixels // _SAMPLE), *strides)
+        launch(kernels.near_means, 1, flat(x), near, pixels, max(1, pixels // _SAMPLE), *strides)
         total, squares = _totals(2, sizes)
         _launch(kernels.moments, sizes, x, near, total, squares)
-        kernels.mean_and_variance(near, total, squares, count, mean, variance)
+        launch(kernels.mean_and_variance, 1, near, total, squares, count, mean, variance)
         return mean, variance
 
     def _track(self, mean: np.ndarray, variance: np.ndarray, count: int) -> None:
         """Move the running statistics towards those of a batch."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
-        self.num_batches_tracked += 1
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        own_arrays = self.running_mean, self.running_var, self.num_batches_tracked
         running = _each(self.running_mean, len(mean)), _each(self.running_var, len(mean))
-        kernels.follow(*running, mean, variance, share, count / (count - 1))
-        for own, moved in zip((self.running_mean, self.running_var), running, strict=True):
+        batches = np.require(self.num_batches_tracked, np.int64, ["C", "W", "A"])
+        momentum = -1.0 if self.momentum is None else self.momentum
+        launch(kernels.follow, 1, *running, batches.reshape(-1), mean, variance, momentum, count / (count - 1))
+        for own, moved in zip(own_arrays, (*running, batches), strict=True):
             if own is not moved:  # an array of another kind
                 own[...] = moved
 
@@ -236,7 +238,7 @@ def _sizes(shape: tuple[int, int, int, int], layout: Layout, relu: bool) -> Norm
 
 def _totals(count: int, sizes: NormSizes) -> tuple[np.ndarray, ...]:
     """Arrays for the sums of every part and channel."""
-    return tuple(np.zeros((sizes.parts, sizes.C * sizes.inner)) for _ in range(count))
+    return tuple([np.empty((sizes.parts, sizes.C * sizes.inner)) for _ in range(count)])
 
 
 def _launch(kernel: Kernel, sizes: NormSizes, *arrays: np.ndarray) -> None:

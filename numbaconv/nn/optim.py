@@ -13,9 +13,11 @@ from numbaconv.kernels import optimizers as kernels
 from numbaconv.memory import flat
 from numbaconv.nn.checks import flag, real
 from numbaconv.nn.module import Parameter
-from numbaconv.threads import launch_light
+from numbaconv.threads import launch, launch_light
 from numbaconv.values import as_mapping, numbers
 
+#: Kernels take at most so many hyper-parameters.
+_NUMBERS = 8
 #: What an optimizer remembers of one parameter.
 Memory: TypeAlias = dict[str, np.ndarray]
 
@@ -46,6 +48,7 @@ class Optimizer:
         self.weight_decay = real(weight_decay, "weight_decay", 0)
         self._parameters: list[Parameter] = []
         self._memories: list[Memory] = []
+        self._numbers = np.zeros(_NUMBERS)  # what kernels are told of the hyper-parameters
 
     def bind(self, parameters: Iterable[Parameter]) -> None:
         """Say which parameters :meth:`step` is to change; the trainer does.
@@ -73,6 +76,7 @@ class Optimizer:
         RuntimeError
             The optimizer is not bound.
         """
+        self.refresh()
         for parameter, memory in zip(self._bound(), self._memories, strict=True):
             if parameter.grad is not None:
                 self._update(parameter.data, parameter.grad, memory)
@@ -113,6 +117,15 @@ class Optimizer:
                 missing = ", ".join(f"'{i}.{slot}'" for slot in self.slots if slot not in memory)
                 raise ValueError(f"the state lacks {missing}")
         self._memories = memories
+
+    def refresh(self) -> None:
+        """Tell the kernels the hyper-parameters as they are now."""
+        told = self._hyper_parameters()
+        self._numbers[: len(told)] = told
+
+    def _hyper_parameters(self) -> tuple[float, ...]:
+        """Those that kernels take, in their order."""
+        return self.lr, self.weight_decay
 
     def _bound(self) -> list[Parameter]:
         if not self._parameters:
@@ -246,12 +259,15 @@ class SGD(Optimizer):
 
     def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
         if not self.momentum:
-            return _sweep(kernels.sgd, data, (grad,), self.lr, self.weight_decay)
-        velocity, fresh = memory.get("momentum_buffer"), 1 - self.dampening
-        if velocity is None:
-            velocity, fresh = memory.setdefault("momentum_buffer", np.zeros_like(data)), 1.0
-        rates = (self.lr, self.weight_decay, self.momentum, fresh, self.nesterov)
-        _sweep(kernels.sgd_momentum, data, (grad, velocity), *rates)
+            return _sweep(kernels.sgd, data, (grad,), self._numbers)
+        velocity, numbers = memory.get("momentum_buffer"), self._numbers
+        if velocity is None:  # the first gradient goes into it as a whole
+            velocity, numbers = memory.setdefault("momentum_buffer", np.zeros_like(data)), numbers.copy()
+            numbers[3] = 1
+        _sweep(kernels.sgd_momentum, data, (grad, velocity), numbers)
+
+    def _hyper_parameters(self) -> tuple[float, ...]:
+        return self.lr, self.weight_decay, self.momentum, 1 - self.dampening, self.nesterov
 
 
 class Adam(Optimizer):
@@ -308,17 +324,14 @@ class Adam(Optimizer):
         self.eps = real(eps, "eps", 0)
 
     def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
-        self._adapt(data, grad, memory, self.weight_decay, 1.0)
-
-    def _adapt(self, data: np.ndarray, grad: np.ndarray, memory: Memory, weight_decay: float, kept: float) -> None:
         """Move ``data`` by the running means of the gradient and of its square, freed of their start at 0."""
         if not memory:
             memory.update(step=np.zeros((), np.int64), exp_avg=np.zeros_like(data), exp_avg_sq=np.zeros_like(data))
-        memory["step"] += 1
-        (beta1, beta2), step = self.betas, int(memory["step"])
-        lr, correction = self.lr / (1 - beta1**step), (1 - beta2**step) ** 0.5
-        rates = (lr, weight_decay, kept, 1 - beta1, beta2, 1 - beta2, correction, self.eps)
-        _sweep(kernels.adam, data, (grad, memory["exp_avg"], memory["exp_avg_sq"]), *rates)
+        launch(kernels.count_step, 1, memory["step"].reshape(-1), self._numbers)
+        _sweep(kernels.adam, data, (grad, memory["exp_avg"], memory["exp_avg_sq"]), self._numbers)
+
+    def _hyper_parameters(self) -> tuple[float, ...]:
+        return self.lr, self.weight_decay, 1.0, *self.betas, self.eps
 
 
 class AdamW(Adam):
@@ -356,14 +369,14 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(lr, betas, eps, weight_decay)
 
-    def _update(self, data: np.ndarray, grad: np.ndarray, memory: Memory) -> None:
-        self._adapt(data, grad, memory, 0.0, 1 - self.lr * self.weight_decay)
+    def _hyper_parameters(self) -> tuple[float, ...]:
+        return self.lr, 0.0, 1 - self.lr * self.weight_decay, *self.betas, self.eps
 
 
-def _sweep(kernel: Kernel, data: np.ndarray, others: tuple[np.ndarray, ...], *rates: float) -> None:
+def _sweep(kernel: Kernel, data: np.ndarray, others: tuple[np.ndarray, ...], numbers: np.ndarray) -> None:
     """Run an update rule; ``data`` and ``others``, but for the gradient, are changed."""
     dtype, size = data.dtype, data.size
     target, rest = flat(data, dtype), [flat(array, dtype) for array in others]
-    launch_light(kernel, size, size, target, *rest, *map(float, rates))
+    launch_light(kernel, size, size, target, *rest, numbers)
     if not data.flags.carray:  # a copy was changed, for kernels know contiguous memory only
         data[...] = target.reshape(data.shape)

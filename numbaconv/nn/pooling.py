@@ -16,7 +16,7 @@ from numbaconv.memory import fresh
 from numbaconv.nn.checks import check_gradient, flag, images
 from numbaconv.nn.layout import Form, empty, empty_like, flat, layout_of
 from numbaconv.nn.module import Module
-from numbaconv.threads import launch_light
+from numbaconv.threads import act, launch_light
 
 #: Pixels of the largest window that is taken: the kernels look at each of them.
 LARGEST_WINDOW = 2**24
@@ -185,13 +185,14 @@ class AvgPool2d(_Pool2d):
         _launch(kernels.sum_pool, sizes, (x, y))
         divisor = _divisor(sizes, self.count_include_pad, self.divisor_override).astype(x.dtype)
         self._saved = Form.of(x), Form.of(y), divisor, sizes
-        return np.divide(y, divisor, out=y)
+        act(np.divide, y, divisor, y)
+        return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """``(N, C, H, W)``: every pixel of a window gets its share of the gradient."""
         form, output, divisor, sizes = self._recall()
-        share = check_gradient(grad_output, output) / divisor
-        grad_input = form.empty()
+        share, grad_input = output.empty(), form.empty()
+        act(np.divide, check_gradient(grad_output, output), divisor, share)
         _launch(kernels.sum_pool_backward, sizes, (share, grad_input))
         return grad_input
 
@@ -221,9 +222,9 @@ class GlobalAvgPool2d(Module):
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """``(N, C, H, W)``: every pixel gets the same share of the gradient of its plane."""
         form, output = self._recall()
-        share = check_gradient(grad_output, output) / output.dtype.type(math.prod(form.shape[2:]))
-        grad_input = form.empty()
-        grad_input[...] = share[:, :, None, None]
+        grad, grad_input, (N, C, H, W) = check_gradient(grad_output, output), form.empty(), form.shape
+        last, arrays = form.layout == "NHWC", (flat(grad), flat(grad_input))
+        launch_light(kernels.spread_planes, N, grad_input.size, *arrays, C, H * W, int(last))
         return grad_input
 
 

@@ -11,22 +11,24 @@ any change of an array that went into a folded weight. Arrays that kernels read 
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from numbaconv.algorithms import get_algorithm
-from numbaconv.memory import Pool, aligned, recycling
+from numbaconv.memory import recycling
 from numbaconv.nn.activation import Dropout, ReLU
 from numbaconv.nn.checks import FLOATS
 from numbaconv.nn.folding import Folded
 from numbaconv.nn.linear import Flatten, Linear
-from numbaconv.nn.module import changes
-from numbaconv.nn.pooling import GlobalAvgPool2d, MaxPool2d
-from numbaconv.threads import Launch, launches, program, threads_for
+from numbaconv.nn.module import Module, Parameter, changes
+from numbaconv.nn.normalisation import BatchNorm2d
+from numbaconv.nn.pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+from numbaconv.recording import Program, Recorder, Reserved
+from numbaconv.threads import threads_for, watched
 
 #: Bytes of a batch, and of all that is computed between layers, up to which it pays.
 BATCH_BYTES, BYTES = 64 * 1024, 4 * 1024 * 1024
@@ -35,15 +37,16 @@ TIMES, KINDS = 2, 8
 #: More threads than any machine has.
 MOST_THREADS = 1 << 20
 
-_PLAYABLE = (Dropout, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU)
+_PLAYABLE = (AvgPool2d, BatchNorm2d, Dropout, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU)
 _busy = threading.local()  # .depth: models that are running in this Python thread, one inside the other
 
 
 class Tape:
     """What a pass launched, and where its batch and its output are."""
 
-    def __init__(self, model: Any, x: np.ndarray, y: np.ndarray, noted: list[Launch]) -> None:
-        self._x, self._y, self._run = x, y, program(noted)
+    def __init__(self, model: Any, x: np.ndarray, y: np.ndarray, program: Program, memory: Reserved) -> None:
+        self._x, self._y, self._run = x, y, program
+        self._memory = memory.memory()
         self._held = [(step, step.held) for step in _leaves(model) if type(step) is Folded]
         self._modules, self._changes = list(model.modules()), changes()
 
@@ -59,14 +62,10 @@ class Tape:
 
     def play(self, x: np.ndarray) -> np.ndarray:
         """The output for another batch."""
-        depth = _depth()
-        _busy.depth = depth + 1  # a signal's handler that runs the model now must not do so in this memory
-        try:
+        with running():
             self._x[...] = x
             self._run()
             return self._y.copy("K")
-        finally:
-            _busy.depth = depth
 
     def forget_saved(self) -> None:
         """Let no layer hold what it saved in its last forward pass."""
@@ -90,7 +89,7 @@ class Tapes:
         """The tape for such a batch, if there is one that fits."""
         key = _key(x)
         tape = self._kinds.get(key)
-        if type(tape) is not Tape or _depth() > 0:
+        if type(tape) is not Tape or is_running():
             return None
         if tape.fits():
             return tape
@@ -99,14 +98,11 @@ class Tapes:
 
     def run(self, model: Any, x: np.ndarray) -> np.ndarray:
         """The output of a model in evaluation for which there is no tape; there may be one from now on."""
-        depth = _depth()
-        _busy.depth = depth + 1
-        try:
+        inside = is_running()
+        with running():
             y = model._forward(x, None)
-            if depth == 0:
+            if not inside:
                 self._note(model, x)
-        finally:
-            _busy.depth = depth
         return y
 
     def _note(self, model: Any, x: np.ndarray) -> None:
@@ -126,9 +122,20 @@ class Tapes:
                 model._forward(x, None)  # whose gradient may be asked for
 
 
-def _depth() -> int:
-    """How many models are running in this thread: outer ones, and those that a signal has interrupted."""
-    return getattr(_busy, "depth", 0)
+def is_running() -> bool:
+    """Whether models are running in this thread: outer ones, or those that a signal has interrupted."""
+    return getattr(_busy, "depth", 0) > 0
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Within this context a model runs: a signal's handler that runs it now must not do so in the same memory."""
+    depth = getattr(_busy, "depth", 0)
+    _busy.depth = depth + 1
+    try:
+        yield
+    finally:
+        _busy.depth = depth
 
 
 def _key(x: Any) -> tuple[Any, ...] | None:
@@ -140,31 +147,18 @@ def _key(x: Any) -> tuple[Any, ...] | None:
 
 def _recorded(model: Any, x: np.ndarray) -> Tape | None:
     """A tape for batches like ``x``, if it gives what the layers give."""
-    mine, memory = x.copy(), _Noted()
-    with launches() as noted, recycling(memory):
+    mine, memory = x.copy(), Reserved()
+    recorder = Recorder(memory)
+    with watched(recorder), recycling(memory):
         y = model._forward(mine, None)
-    tape = Tape(model, mine, y, noted)
-    if sum(array.nbytes for array in memory.arrays) > BYTES:
+    if not recorder.is_pure() or memory.nbytes() > BYTES:
         return None
+    tape = Tape(model, mine, y, recorder.program, memory)
     other = np.random.default_rng(0).standard_normal(x.shape).astype(x.dtype)
     wanted = model._forward(other, None)
-    for array in memory.arrays:
-        array.view(np.uint8)[...] = 255  # NaN, of whatever dtype
+    memory.spoil()
     played = tape.play(other)
     return tape if played.strides == wanted.strides and played.tobytes("A") == wanted.tobytes("A") else None
-
-
-class _Noted(Pool):
-    """Memory of a tape's own, which nothing else gets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.arrays: list[np.ndarray] = []
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        array = aligned(dtype, math.prod(shape), "what is kept of a batch")
-        self.arrays.append(array)
-        return array.reshape(shape)
 
 
 def _leaves(step: Any) -> Iterator[Any]:
@@ -187,7 +181,24 @@ def _plays(step: Any, dtype: np.dtype) -> bool:
     """Whether a step does its work in kernels, which read every array of it that may change as it is."""
     if type(step) is Folded:
         return step.held is not None
-    if type(step) not in _PLAYABLE or "forward" in vars(step):
+    return type(step) in _PLAYABLE and is_plain(step, dtype)
+
+
+def is_plain(layer: Module, dtype: np.dtype) -> bool:
+    """Whether a layer does what its class does, with arrays that kernels read as they are."""
+    if "forward" in vars(layer) or "backward" in vars(layer):
         return False
-    arrays = [parameter.data for parameter in step.parameters()]
-    return all([type(array) is np.ndarray and array.dtype == dtype and array.flags.carray for array in arrays])  # noqa: C419
+    arrays = [value.data for value in vars(layer).values() if isinstance(value, Parameter)]
+    if type(layer) is BatchNorm2d:
+        buffers = [array for array in (layer.running_mean, layer.running_var) if array is not None]
+        count = layer.num_batches_tracked
+        if any(np.shape(array) != (layer.num_features,) for array in arrays + buffers) or (
+            count is not None and not _is_plain(count, np.dtype(np.int64))
+        ):
+            return False
+        arrays += buffers
+    return all(_is_plain(array, dtype) for array in arrays)
+
+
+def _is_plain(array: Any, dtype: np.dtype) -> bool:
+    return type(array) is np.ndarray and array.dtype == dtype and array.flags.carray

@@ -21,6 +21,7 @@ from numbaconv.nn.module import Module, evaluating
 from numbaconv.nn.optim import Optimizer, clip_grad_norm
 from numbaconv.nn.records import Epoch, Evaluation, History, Progress, Tally, are_labels
 from numbaconv.nn.schedules import Schedule
+from numbaconv.nn.steps import Steps
 from numbaconv.nn.stopping import EarlyStopping
 
 
@@ -76,6 +77,7 @@ class Trainer:
         self.optimizer = optimizer
         self.loss = loss
         self._pool = Pool()  # what layers fill in a batch is the memory of those of the next
+        self._steps = Steps()
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         """Train on one batch.
@@ -277,19 +279,30 @@ class Trainer:
     def _train_batch(self, x: np.ndarray, y: np.ndarray, clip_norm: float | None = None) -> tuple[float, np.ndarray]:
         """Forward, backward, one step of the optimizer; the loss and the prediction, as they were before the step."""
         # A learning rate that is too large shows as a loss that is no number; warnings would only be in its way.
-        with recycling(self._pool), np.errstate(over="ignore", invalid="ignore"):
-            prediction = self.model.forward(x)
-            loss = self.loss.forward(prediction, y)
-            self.optimizer.zero_grad()
-            self.model.require_input_grad(False)
-            try:
-                self.model.backward(self.loss.backward())
-            finally:
-                self.model.require_input_grad(True)
-            if clip_norm is not None:
-                clip_grad_norm(self.model.parameters(), clip_norm)
-            self.optimizer.step()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._steps.step(self, x, y, clip_norm)
+
+    def _gradients(self, x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+        """Forward and backward: the loss and the prediction, and a gradient for every parameter."""
+        prediction = self.model.forward(x)
+        loss = self.loss.forward(prediction, y)
+        self.optimizer.zero_grad()
+        self.model.require_input_grad(False)
+        try:
+            self.model.backward(self.loss.backward())
+        finally:
+            self.model.require_input_grad(True)
         return loss, prediction
+
+    def _follow(self, clip_norm: float | None, played: Callable[[], None] | None = None) -> None:
+        """Let the parameters follow their gradients: by the optimizer, or as it is played."""
+        if clip_norm is not None:
+            clip_grad_norm(self.model.parameters(), clip_norm)
+        if played is None:
+            self.optimizer.step()
+        else:
+            self.optimizer.refresh()
+            played()
 
     def _cast(self, x: np.ndarray) -> np.ndarray:
         """``x`` in the dtype of the model."""
