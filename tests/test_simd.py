@@ -38,10 +38,12 @@ from numbaconv.simd import (
     move,
     narrow,
     outer,
+    peak,
     pile,
     prefetch,
     put,
     rectify,
+    restore,
     slide,
     spread,
     store,
@@ -504,6 +506,81 @@ def test_deal_touches_nothing_but_what_is_marked(way: Callable, kind: Any, dtype
 
 
 @numba.njit
+def peaked(to, marks, i, i_pitch, source, j, j_pitch, window, windows, count, nobody):
+    rows, row_pitch, columns, column_pitch, mark, mark_pitch = window
+    peak(
+        to, marks, i, i_pitch, source, j, j_pitch, rows, row_pitch, columns, column_pitch, mark, mark_pitch, windows,
+        count, nobody,
+    )  # fmt: skip
+
+
+@numba.njit
+def restored(to, i, i_pitch, window, source, marks, j, j_pitch, windows, count):
+    rows, row_pitch, columns, column_pitch = window
+    restore(
+        to, i, i_pitch, rows, row_pitch, columns, column_pitch, source, marks, j, j_pitch, windows, count
+    )  # fmt: skip
+
+
+WINDOWS = [
+    # rows, row_pitch, columns, column_pitch, mark, mark_pitch
+    (2, 200, 2, 20, 0, 2),
+    (3, 150, 1, 0, 4, 3),
+    (1, 0, 5, 7, 0, 5),
+    (2, -40, 3, 60, 100, 10),
+]
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+@pytest.mark.parametrize("window", WINDOWS)
+@each_way
+def test_peak_finds_the_largest(way: Callable, window: tuple[int, ...], kind: Any, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    source = rng.choice(
+        np.array([-np.inf, -2, -1, 0, 1, 1, 2, np.inf, np.nan], dtype), SIZE, p=[0.1] + [0.125] * 6 + [0.1, 0.05]
+    )
+    rows, row_pitch, columns, column_pitch, mark, mark_pitch = window
+    for windows, count, nobody in product((-1, 0, 1, 3), (-2, 0, 1, 4, 7, 16, 17, 33), (-1, 200)):
+        got, marks = np.full(SIZE, NOTHING, dtype), np.full(SIZE, 77, kind)
+        wanted, wanted_marks = got.copy(), marks.copy()
+        for w, k in product(range(windows), range(count)):
+            values = [
+                (source[100 + w * 35 + k + r * row_pitch + c * column_pitch], mark + r * mark_pitch + c)
+                for r in range(rows)
+                for c in range(columns)
+            ]
+            numbers = [value for value, _ in values if value == value]
+            nans = [place for value, place in values if value != value]
+            best = np.nan if nans else max(numbers)
+            place = nans[-1] if nans else next(place for value, place in values if value == best)
+            if nobody >= 0:
+                place = place if best > 0 else nobody
+                best = 0 if best <= 0 else best
+            wanted[5 + w * 40 + k], wanted_marks[5 + w * 40 + k] = best, place
+        way(peaked)(got, marks, 5, 40, source, 100, 35, window, windows, count, nobody)
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(marks, wanted_marks)
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+@each_way
+def test_restore_fills_windows(way: Callable, kind: Any, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    source, marks = rng.integers(1, 9, SIZE).astype(dtype), rng.integers(0, 8, SIZE).astype(kind)
+    for rows, columns, windows, count in product((1, 2), (1, 3), (-1, 0, 1, 2), (-2, 0, 1, 5, 8, 16, 19)):
+        got = np.full(SIZE, NOTHING, dtype)
+        wanted = got.copy()
+        for w, k, r, c in product(range(windows), range(count), range(rows), range(columns)):
+            here = 3 + w * 21 + k
+            place = 50 + w * 70 + k + r * 300 + c * 22
+            wanted[place] = source[here] if marks[here] == r * columns + c else 0
+        way(restored)(got, 50, 70, (rows, 300, columns, 22), source, marks, 3, 21, windows, count)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@numba.njit
 def cleared(to, start, count):
     clear(to, start, count)
 
@@ -732,6 +809,11 @@ def test_python_refuses_to_leave_an_array(dtype: Any) -> None:
         lambda: deal(array, 0, 1, array, 0, 50, nothing, 0, 3, 1),
         lambda: deal(array, 0, 1, array[:50], 50, 1, nothing, 0, 1, 1),
         lambda: deal(array, 0, 1, array, 50, 1, nothing[:50], 0, 1, 1),
+        lambda: peak(array, nothing, 99, 1, array, 0, 1, 1, 1, 1, 1, 0, 1, 2, 1, -1),
+        lambda: peak(array, nothing, 0, 1, array, 98, 1, 2, 1, 2, 1, 0, 2, 1, 1, -1),
+        lambda: peak(array, nothing[:50], 0, 50, array, 0, 1, 1, 1, 1, 1, 0, 1, 2, 1, -1),
+        lambda: restore(array, 98, 1, 2, 1, 2, 1, array, nothing, 0, 1, 1, 1),
+        lambda: restore(array, 0, 1, 1, 1, 1, 1, array, nothing[:50], 50, 1, 1, 1),
         lambda: transpose(array, 90, 2, array, 0, 2, 2, 6),
         lambda: transpose(array, 0, 2, array, 94, 2, 4, 2),
         lambda: transpose(array, 0, 1, array, 0, 1, size + 1, 1),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbaconv.jit import Kernel, device, kernel, share
-from numbaconv.simd import clear, copy, deal, move, narrow, widen
+from numbaconv.simd import clear, copy, deal, move, narrow, peak, restore, widen
 
 #: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
 BAND = 2048
@@ -124,13 +124,52 @@ def _overlap(sizes):
     return SH <= (KH - 1) * DH or SW <= (KW - 1) * DW
 
 
+@device
+def _fill(sizes):
+    """Whether every pixel is in one window, and none is outside of the image."""
+    _, _, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
+    dense = KH == SH and KW == SW and (DH == 1 or KH == 1) and (DW == 1 or KW == 1)
+    return dense and PH == 0 and PW == 0 and IH == OH * SH and IW == OW * SW
+
+
 @kernel(allocates=True)
 def max_pool(x, y, winner, relu, sizes, stage, thread, threads):
     """y = the maximum of every window of x, winner = its tap, ``kh * KW + kw``: the first of equals; NaN always wins.
 
-    Tap by tap: what it sees is gathered for all windows of some rows, and compared in one long loop. With ``relu``, a
-    ReLU follows: 0 is written instead of what is below it, and where nothing is above 0, no tap wins, ``KH * KW``.
+    With ``relu``, a ReLU follows: 0 is written instead of what is below it, and where nothing is above 0, no tap wins,
+    ``KH * KW``.
     """
+    if sizes.inner > 1:
+        for plane in share(sizes.planes, thread, threads):
+            _peaks(x, y, winner, relu, plane, sizes)
+    else:
+        _compare(x, y, winner, relu, sizes, thread, threads)
+
+
+@device
+def _peaks(x, y, winner, relu, plane, sizes):
+    """Where channels are innermost, window by window: those of a row that are inside the image together."""
+    _, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
+    begin, _ = _inside(-PW, SW, IW, 0, OW)
+    _, end = _inside((KW - 1) * DW - PW, SW, IW, 0, OW)
+    nobody = KH * KW if relu else -1
+    for oh in range(OH):
+        upper, lower = _inside(oh * SH - PH, DH, IH, 0, KH)
+        ow = 0
+        while ow < OW:
+            windows = end - ow if begin <= ow < end else 1
+            left, right = _inside(ow * SW - PW, DW, IW, 0, KW)
+            pixel = (plane * IH + oh * SH - PH + upper * DH) * IW + ow * SW - PW + left * DW
+            peak(
+                y, winner, ((plane * OH + oh) * OW + ow) * C, C, x, pixel * C, SW * C,
+                lower - upper, DH * IW * C, right - left, DW * C, upper * KW + left, KW, windows, C, nobody,
+            )  # fmt: skip
+            ow += windows
+
+
+@device
+def _compare(x, y, winner, relu, sizes, thread, threads):
+    """Tap by tap: what it sees is gathered for all windows of some rows, and compared in one long loop."""
     planes, C, _, _, OH, OW, KH, KW, _, _, PH, PW, _, _, band = sizes
     memory = np.empty(band * OW * C, x.dtype)
     for plane in share(planes, thread, threads):
@@ -168,7 +207,13 @@ def max_pool_backward(grad_y, winner, grad_x, offsets, sizes, stage, thread, thr
     planes, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, _, _, band = sizes
     memory = np.empty(band * OW * C, grad_y.dtype)
     for plane in share(planes, thread, threads):
-        if C > 1:
+        if C > 1 and _fill(sizes):
+            for oh in range(OH):
+                restore(
+                    grad_x, (plane * IH + oh * SH) * IW * C, SW * C, KH, IW * C, KW, C,
+                    grad_y, winner, (plane * OH + oh) * OW * C, C, OW, C,
+                )  # fmt: skip
+        elif C > 1:
             _deal(grad_y, winner, grad_x, plane, sizes)
         elif not _overlap(sizes):
             clear(grad_x, plane * IH * IW, IH * IW)

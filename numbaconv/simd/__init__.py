@@ -4,8 +4,8 @@ A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vecto
 :func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard`,
 :func:`slide`, :func:`stencil`, :func:`sweep` or :func:`pile`, is changed by :func:`turn`, :func:`lift`,
 :func:`rectify` and words for a matrix (:func:`linear`), and ends in :func:`store`, :func:`put`, :func:`trim` or
-:func:`add`. :func:`copy`, :func:`move`, :func:`deal`, :func:`transpose` and :func:`clear` move memory, and
-:func:`prefetch` asks for it.
+:func:`add`. :func:`copy`, :func:`move`, :func:`deal`, :func:`peak`, :func:`restore`, :func:`transpose` and
+:func:`clear` move memory, and :func:`prefetch` asks for it.
 Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
@@ -32,10 +32,12 @@ from numbaconv.simd.words import (
     move,
     narrow,
     outer,
+    peak,
     pile,
     prefetch,
     put,
     rectify,
+    restore,
     slide,
     spread,
     stencil,
@@ -77,6 +79,8 @@ __all__ = [
     "move",
     "narrow",
     "deal",
+    "peak",
+    "restore",
     "widen",
     "transpose",
     "clear",

@@ -142,6 +142,18 @@ class Code:
         signature = ir.FunctionType(vector, [argument.type for argument in arguments])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), arguments)
 
+    def store_integers(self, vector: Any, pointer: Any, mask: Any) -> None:
+        """Store as many integers; but for those that ``mask`` leaves out, if there is one."""
+        kind = vector.type
+        place, align = self.builder.bitcast(pointer, kind.as_pointer()), kind.element.width // 8
+        if mask is None:
+            self.builder.store(vector, place, align=align)
+            return
+        arguments = [vector, place, ir.IntType(32)(align), mask]
+        signature = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+        name = f"llvm.masked.store.v{self.tile.lanes}i{kind.element.width}.p0"
+        self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), arguments)
+
     def store_masked(self, vector: Any, pointer: Any, mask: Any) -> None:
         arguments = [vector, self.builder.bitcast(pointer, self.vector.as_pointer()), ir.IntType(32)(self.align), mask]
         self.call("llvm.masked.store", ir.VoidType(), arguments, ".p0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,48 @@ def deal(
         for k in range(count):
             if cut(marks, j + r * j_pitch + k, 1)[0] == mark:
                 cut(to, i + r * i_pitch + k, 1)[:] += cut(source, j + r * j_pitch + k, 1)
+
+
+def peak(
+    to: np.ndarray, marks: np.ndarray, i: int, i_pitch: int, source: np.ndarray, j: int, j_pitch: int,
+    rows: int, row_pitch: int, columns: int, column_pitch: int, mark: int, mark_pitch: int, windows: int, count: int,
+    nobody: int,
+) -> None:  # fmt: skip
+    """The largest element of each window, and which it is; NaN is larger than any number, and a later one than another.
+
+    For ``w`` below ``windows`` and ``k`` below ``count``, ``to[i + w * i_pitch + k]`` is the largest of
+    ``source[j + w * j_pitch + k + r * row_pitch + c * column_pitch]``, ``r`` being below ``rows`` and ``c`` below
+    ``columns``; and in the same place, ``marks`` is ``mark + r * mark_pitch + c`` of the first that is.
+
+    If ``nobody`` is not negative, 0 stands for whatever is below it, and ``nobody`` is marked where nothing is above 0.
+    """
+    for w, k in product(range(windows), range(count)):
+        best, tap = -np.inf, mark
+        for r, c in product(range(rows), range(columns)):
+            value = cut(source, j + w * j_pitch + k + r * row_pitch + c * column_pitch, 1)[0]
+            if value > best or value != value:
+                best, tap = value, mark + r * mark_pitch + c
+        if nobody >= 0:
+            best, tap = (0 if best <= 0 else best), (tap if best > 0 else nobody)
+        cut(to, i + w * i_pitch + k, 1)[:] = best
+        cut(marks, i + w * i_pitch + k, 1)[:] = tap
+
+
+def restore(
+    to: np.ndarray, i: int, i_pitch: int, rows: int, row_pitch: int, columns: int, column_pitch: int,
+    source: np.ndarray, marks: np.ndarray, j: int, j_pitch: int, windows: int, count: int,
+) -> None:  # fmt: skip
+    """Fill windows with zeros, but for one element each, which :func:`peak` has marked.
+
+    For ``w`` below ``windows``, ``k`` below ``count``, ``to[i + w * i_pitch + k + r * row_pitch + c * column_pitch]``
+    is ``source[j + w * j_pitch + k]`` where ``marks`` there is ``r * columns + c``, and else 0.
+    """
+    for w, k in product(range(windows), range(count)):
+        here = j + w * j_pitch + k
+        for r, c in product(range(rows), range(columns)):
+            chosen = cut(marks, here, 1)[0] == r * columns + c
+            place = cut(to, i + w * i_pitch + k + r * row_pitch + c * column_pitch, 1)
+            place[:] = cut(source, here, 1) if chosen else 0
 
 
 def transpose(
