@@ -27,7 +27,7 @@ import numbaconv
 from numbaconv import conv2d, conv2d_input, conv2d_weight, conv_transpose2d, memory, simd
 from numbaconv import plan as planning
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.cook_toom import POINTS, input_matrix, output_matrix, tap_matrix
+from numbaconv.kernels.cook_toom import INNER, POINTS, input_matrix, output_matrix, tap_matrix
 from numbaconv.plan import winograd
 
 #: Of the largest output. What is promised is 2e-5; direct sums have up to 1e-6.
@@ -46,7 +46,19 @@ def test_the_identity_holds_exactly(n: int, m: int, r: int) -> None:
             assert got == [Fraction(int(y + k == i)) for y in range(m)]
 
 
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (3, 2)])
+def test_some_of_the_points_serve_a_smaller_tile(m: int, r: int) -> None:
+    a, g, b = output_matrix(m, 6), tap_matrix(6, r), input_matrix(6, INNER)
+    for i in range(4):
+        for k in range(r):
+            products = [g[p][k] * b[row][i] for row, p in enumerate(INNER)]
+            got = [sum((a[y][p] * products[row] for row, p in enumerate(INNER)), Fraction(0)) for y in range(m)]
+            assert got == [Fraction(int(y + k == i)) for y in range(m)]
+
+
 def test_matrices_that_must_be_exact_are() -> None:
+    small = input_matrix(6, INNER)
+    assert all(Fraction(float(np.float32(float(value)))) == value for row in small for value in row)
     for n in POINTS:
         for matrix in (input_matrix(n), output_matrix(n - 2, n)):
             assert all(Fraction(float(np.float32(float(value)))) == value for row in matrix for value in row)

@@ -26,6 +26,10 @@ In two dimensions each matrix is applied along rows and along columns. ``B.T`` d
 r)`` and ``F(r, m)``, in which the two factors have changed places, share it: the second is what a weight gradient
 needs, whose outputs are the ``r`` taps, and whose taps are the ``m`` gradients of a tile.
 
+Some of the points make a smaller filtering, and its taps are transformed already: its ``G`` has the rows of those
+points. They are divided by differences to all points, so its ``B.T`` makes up for those that are left out. This is how
+the last tiles of an image are smaller than the others, with the same transformed weights.
+
 Points decide how rounding errors grow. With 0, 1, -1, 2, -2 those of ``F(4, 3)`` in float32 are 6 times as large as a
 direct sum's; with ±5/8 and ±3/2, whose powers stay near 1, not twice as large, at the same cost (after Barabasz et al.,
 "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2020).
@@ -47,11 +51,18 @@ POINTS = {
 }
 
 
-def input_matrix(n: int) -> Matrix:
-    """``B.T``, (n, n): what is applied to ``n`` inputs."""
-    points = POINTS[n]
-    rows = [_polynomial([q for q in points if q != p]) for p in points]
-    return (*((*row, Fraction(0)) for row in rows), tuple(_polynomial(points)))
+#: Of six points, the first three and infinity are those of a filtering of four.
+INNER = (0, 1, 2, 5)
+
+
+def input_matrix(n: int, chosen: tuple[int, ...] | None = None) -> Matrix:
+    """``B.T``, (n, n): what is applied to ``n`` inputs; or for ``chosen`` points, infinity the last, to as many."""
+    points = POINTS[n] if chosen is None else tuple(POINTS[n][k] for k in chosen[:-1])
+    rows = []
+    for p in points:
+        left_out = prod((p - q for q in POINTS[n] if q not in points), start=Fraction(1))
+        rows.append((*(left_out * c for c in _polynomial([q for q in points if q != p])), Fraction(0)))
+    return (*rows, tuple(_polynomial(points)))
 
 
 def tap_matrix(n: int, r: int) -> Matrix:

@@ -7,7 +7,7 @@ back is linear, it is done but once, for the sum over all tiles::
 
     part:   for each batch of tiles:
                 V[point][tile][input channels]  = B.T x input pixels x B           (transforms.transform_input)
-                Z[point][tile][output channels] = G x gradient's pixels x G.T      (transforms.transform_taps)
+                Z[point][tile][output channels] = G x gradient's pixels x G.T      (transforms.transform_gradient)
                 for each point:
                     M[point][input channel][output channels] += V[point].T x Z[point]      (the microkernel)
             sums = A.T x M x A                                                     (transforms.transform_output)
@@ -18,12 +18,22 @@ end the parts are added up in a fixed order; how many there are does not depend 
 
 from __future__ import annotations
 
+import numpy as np
+
 from numbaconv.jit import ALL, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
-from numbaconv.kernels.transforms import transform_output, transform_taps
-from numbaconv.kernels.winograd import first_pixel, look_ahead, transform_images
+from numbaconv.kernels.transforms import transform_gradient, transform_output, transform_small_gradient
+from numbaconv.kernels.winograd import (
+    first_pixel,
+    look_ahead,
+    row_of_tiles,
+    run_of_point,
+    runs_of_tiles,
+    transform_all,
+    transform_images,
+)
 from numbaconv.simd import add, clear, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
@@ -73,6 +83,8 @@ WEIGHT_WINOGRAD = record(
     "row_tiles",  # tiles of a row, of all phases
     "strip",  # tiles of a row that are transformed together
     "strips",  # of an image
+    "low",  # 1: the last row of tiles is half as high, and has but 4 points along that axis
+    "thin",  # 1: and so has the last column
     "batch",  # so many rows of strips are transformed together
     "DH",  # rows and columns from a tap to the next
     "DW",
@@ -105,7 +117,8 @@ def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, stage, thre
     """
     plan = read(numbers, WEIGHT_WINOGRAD)
     if stage == ALL or stage == 0:
-        _prepare(x, scratch, plan, thread, threads)
+        if plan.by_blocks:
+            transform_all(x, scratch, plan.slabs + thread * plan.own, plan, thread, threads)
     if stage == ALL or stage == 1:
         _sum_share(x, z, scratch, plan, tiles, thread, threads)
     if stage == ALL or stage == 2:
@@ -125,23 +138,9 @@ def _unpack_sums(w, scratch, plan, taps, block):
 
 
 @routine
-def _prepare(x, scratch, plan, thread, threads):
-    """One thread's share of the transformed input, where it is everybody's."""
-    own = plan.slabs + thread * plan.own
-    units = plan.G * plan.units if plan.by_blocks else 0
-    unit, end = thread * units // threads, (thread + 1) * units // threads
-    while unit < end:
-        g, first = unit // plan.units, unit % plan.units
-        batch = min(min(end, (g + 1) * plan.units) - unit, plan.batch)
-        to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
-        transform_images(x, scratch, own, to, plan, g, first, batch)
-        unit += batch
-
-
-@routine
 def _sum_share(x, z, scratch, plan, tiles, thread, threads):
     """One thread's share of the tasks: one partial sum of one share of the blocks of one group each."""
-    own = plan.slabs + thread * plan.own
+    own, none = plan.slabs + thread * plan.own, np.int64(0)  # no literal, for which routines would be compiled again
     for task in share(plan.tasks, thread, threads):
         part, g, split = task // (plan.G * plan.splits), task // plan.splits % plan.G, task % plan.splits
         first, last = split * plan.blocks // plan.splits, (split + 1) * plan.blocks // plan.splits
@@ -154,10 +153,10 @@ def _sum_share(x, z, scratch, plan, tiles, thread, threads):
                 inputs += unit * plan.row_tiles * plan.pitch
             else:
                 inputs = own + plan.inputs
-                transform_images(x, scratch, own, inputs, plan, g, unit, batch)
-            count = _transform_gradients(z, scratch, own, plan, g, first, last, unit, batch)
-            hints = batch if plan.ahead else 0
-            _multiply(scratch, own, inputs, plan, last - first, tiles, count, x, z, unit, hints)
+                transform_images(x, scratch, own, inputs, plan, g, unit, batch, none, plan.ICG)
+            _transform_gradients(z, scratch, own, plan, g, first, last, unit, batch)
+            hints, runs = batch if plan.ahead else 0, runs_of_tiles(plan, unit, batch)
+            _multiply(scratch, own, inputs, plan, last - first, tiles, runs, x, z, unit, hints)
             unit += batch
         sums = ((part * plan.G + g) * plan.blocks + first) * plan.block_size
         _transform_sums(scratch, own, plan, last - first, sums)
@@ -165,16 +164,19 @@ def _sum_share(x, z, scratch, plan, tiles, thread, threads):
 
 @routine
 def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit, batch):
-    """Transform some rows of strips of the output's gradient, of the blocks that are given; how many tiles they have.
+    """Transform some rows of strips of the output's gradient, of the blocks that are given.
 
-    They are counted as those of the input are.
+    Their tiles are counted as those of the input are.
     """
-    tiles, end, begin = 0, unit + batch, first_block * plan.width
+    full, thin, _ = runs_of_tiles(plan, unit, batch)
+    nexts = (np.int64(0), full, thin)
+    end, begin = unit + batch, first_block * plan.width
     channels = min(plan.OCG, last_block * plan.width) - begin
     while unit < end:
         n, strip, first = unit // (plan.tall * plan.strips), unit // plan.tall % plan.strips, unit % plan.tall
         rows = min(plan.tall - first, end - unit)
         columns = min(plan.strip, plan.wide - strip * plan.strip)
+        thin_columns = plan.thin if strip == plan.strips - 1 else 0
         height, width = rows * plan.tile * plan.DH, columns * plan.tile * plan.DW
         pack_slab(
             z, n * plan.z_n + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH,
@@ -183,38 +185,52 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
         )  # fmt: skip
         for row in range(rows * plan.phases):
             oh, left = first_pixel(plan, row)
-            for column in range(columns):
-                ow = column * plan.tile * plan.DW + left
-                pixel = own + (oh * width + ow) * channels
-                to = own + plan.gradients + tiles * plan.z_pitch
+            low, tile, thin_tile, nexts = row_of_tiles(
+                plan, first * plan.phases + row, columns, thin_columns, nexts
+            )  # fmt: skip
+            full = 0 if low else columns - thin_columns
+            pixel, step = own + (oh * width + left) * channels, plan.tile * plan.DW * channels
+            to = own + plan.gradients + tile * plan.z_pitch
+            for _ in range(full):
                 for channel in range(0, channels, plan.lanes):
-                    transform_taps(
+                    transform_gradient(
                         plan.points, plan.tile, scratch, pixel + channel, plan.DH * width * channels,
-                        plan.DW * channels,
-                        scratch, to + channel, plan.gradient_point,
+                        plan.DW * channels, scratch, to + channel, plan.gradient_point,
                     )  # fmt: skip
-                tiles += 1
+                pixel += step
+                to += plan.z_pitch
+            for column in range(full, columns):
+                is_thin = column >= columns - thin_columns
+                if is_thin:
+                    to = own + plan.gradients + thin_tile * plan.z_pitch
+                transform_small_gradient(
+                    is_thin, scratch, pixel, plan.DH * width * channels, plan.DW * channels, scratch, to,
+                    plan.gradient_point, channels, plan.lanes,
+                )  # fmt: skip
+                pixel += step
+                to += plan.z_pitch
         unit += rows
-    return tiles
 
 
 @routine
-def _multiply(scratch, own, inputs, plan, blocks, tiles, count, x, z, unit, units):
-    """Add the products of ``count`` tiles to the sums of some blocks, at every point."""
+def _multiply(scratch, own, inputs, plan, blocks, tiles, runs, x, z, unit, units):
+    """Add the products of the tiles of the image to the sums of some blocks, at every point."""
     vectors = 1 if plan.width == plan.lanes else 2
-    points = plan.points * plan.points
+    points, row, column = plan.points * plan.points, 0, 0
     for point in range(points):
         if units > 0:
             look_ahead(x, plan.x_ahead + unit * plan.x_unit, units * plan.x_unit, point, points)
             look_ahead(z, plan.y_ahead + unit * plan.y_unit, units * plan.y_unit, point, points)
-        a = inputs + point * plan.input_point
-        b = own + plan.gradients + point * plan.gradient_point
+        begin, end = run_of_point(row, column, runs)
+        row, column = (row, column + 1) if column < plan.points - 1 else (row + 1, 0)
+        a = inputs + point * plan.input_point + begin * plan.pitch
+        b = own + plan.gradients + point * plan.gradient_point + begin * plan.z_pitch
         to = own + plan.sums + point * plan.sum_point
         for block in range(blocks):
             for k in range(len(tiles)):
                 start = to + block * plan.sum_block + tiles[k, 0] * plan.width
                 _multiply_tile(
-                    scratch, a + tiles[k, 0], b + block * plan.width, start, tiles[k, 1], vectors, plan, count
+                    scratch, a + tiles[k, 0], b + block * plan.width, start, tiles[k, 1], vectors, plan, end - begin
                 )
 
 

@@ -26,6 +26,11 @@ block of output channels when it comes to it::
                 U[point][channel][lanes] = G x taps x G.T                  (transforms.transform_taps)
                 for each block of tiles: M = V x U, and the target pixels from M, as above
 
+Where two rows or columns at most are left for the last tiles of an image, these are half as large, ``low`` or ``thin``,
+and have 4 points along that axis instead of 6. The 4 are among the 6, so the same ``U`` serves them. A batch has first
+its low tiles, then those of full size, then the thin ones: so the tiles that have a point follow each other at every
+point. The tile in the corner is thin.
+
 With a dilation, an output pixel depends on none but the input pixels of one *phase*: those that agree modulo the
 dilation. So each phase is cut into tiles of its own, whose pixels lie ``DH`` rows and ``DW`` columns apart.
 
@@ -35,11 +40,19 @@ whose weights are turned by 180 degrees.
 
 from __future__ import annotations
 
+import numpy as np
+
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
-from numbaconv.kernels.transforms import transform_input, transform_sums, transform_taps
+from numbaconv.kernels.transforms import (
+    transform_input,
+    transform_small_input,
+    transform_small_sums,
+    transform_sums,
+    transform_taps,
+)
 from numbaconv.simd import clear, move, prefetch, store, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
@@ -86,6 +99,8 @@ WINOGRAD = record(
     "row_tiles",  # tiles of a row, of all phases
     "strip",  # tiles of a row that are transformed together
     "strips",  # of an image
+    "low",  # 1: the last row of tiles is half as high, and has but 4 points along that axis
+    "thin",  # 1: and so has the last column
     "batch",  # so many rows of strips are transformed together
     "DH",  # rows and columns from a tap to the next
     "DW",
@@ -129,19 +144,25 @@ def _prepare(x, w, packed, scratch, plan, thread, threads):
     """One thread's share of what is everybody's: the transformed weights, or the transformed input."""
     own = plan.slabs + thread * plan.own
     if plan.by_blocks:
-        units = plan.G * plan.units
-        unit, end = thread * units // threads, (thread + 1) * units // threads
-        while unit < end:
-            g, first = unit // plan.units, unit % plan.units
-            batch = min(min(end, (g + 1) * plan.units) - unit, plan.batch)
-            to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
-            transform_images(x, scratch, own, to, plan, g, first, batch)
-            unit += batch
+        transform_all(x, scratch, own, plan, thread, threads)
     else:
         chunks = -(-plan.ICG // plan.lanes)
         for task in share(plan.G * plan.blocks * chunks, thread, threads):
             block, first = task // chunks, task % chunks * plan.lanes
             _transform_weights(w, scratch, own, plan, block, first, packed, plan.weights + block * plan.block_size)
+
+
+@routine
+def transform_all(x, scratch, own, plan, thread, threads):
+    """One thread's share of the whole input: batches as they are used later; of few of them, some of the channels."""
+    batches, vectors = -(-plan.units // plan.batch), -(-plan.ICG // plan.lanes)
+    pieces = min(vectors, -(-threads // batches))
+    for task in share(plan.G * batches * pieces, thread, threads):
+        g, first, piece = task // pieces // batches, task // pieces % batches * plan.batch, task % pieces
+        to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
+        begin, end = vectors * piece // pieces * plan.lanes, vectors * (piece + 1) // pieces * plan.lanes
+        batch = min(plan.units - first, plan.batch)
+        transform_images(x, scratch, own, to, plan, g, first, batch, begin, min(end, plan.ICG) - begin)
 
 
 @routine
@@ -193,8 +214,11 @@ def _transform_taps(scratch, stage, channels, plan, packed, to):
 
 @routine
 def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, threads):
-    """One thread's share of the work: some blocks of weights, or some of the input, batch by batch."""
-    own, group = plan.slabs + thread * plan.own, plan.units
+    """One thread's share of the work: some blocks of weights, or some of the input, batch by batch.
+
+    ``none`` is no literal, for which routines would be compiled once more.
+    """
+    own, group, none = plan.slabs + thread * plan.own, plan.units, np.int64(0)
     task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
     if plan.by_blocks:
         for block in range(task, end):
@@ -206,20 +230,23 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
                 batch = min(group - unit, plan.batch)
                 _multiply(
                     scratch, inputs + unit * plan.row_tiles * plan.pitch, scratch, own + plan.weights, own + plan.sums,
-                    plan, block % plan.blocks, batch * plan.row_tiles, heights, x, y, 0, 0, 0,
+                    plan, block % plan.blocks, runs_of_tiles(plan, unit, batch), heights, x, y, none, none, none,
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, g, block % plan.blocks, unit, batch)
     else:
         while task < end:
             g = task // group
             batch = min(min(end, (g + 1) * group) - task, plan.batch)
-            tiles = transform_images(x, scratch, own, own + plan.inputs, plan, g, task - g * group, batch)
+            runs = runs_of_tiles(plan, task - g * group, batch)
+            transform_images(
+                x, scratch, own, own + plan.inputs, plan, g, task - g * group, batch, none, plan.ICG
+            )  # fmt: skip
             for block in range(plan.blocks):
                 weights = plan.weights + (g * plan.blocks + block) * plan.block_size
                 reads = batch if plan.ahead and block == plan.blocks - 1 else 0
                 writes = batch if plan.ahead and block == 0 else 0
                 _multiply(
-                    scratch, own + plan.inputs, packed, weights, own + plan.sums, plan, block, tiles, heights, x, y,
+                    scratch, own + plan.inputs, packed, weights, own + plan.sums, plan, block, runs, heights, x, y,
                     task, reads, writes,
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, g, block, task - g * group, batch)
@@ -233,37 +260,88 @@ def first_pixel(plan, row):
 
 
 @routine
-def transform_images(x, scratch, own, to, plan, g, task, batch):
-    """Transform what some rows of strips read, to ``scratch[to]`` on; how many tiles they have.
+def runs_of_tiles(plan, task, batch):
+    """Of the tiles of some rows of strips, how many are low, how many come before those that are thin, and all."""
+    low, thin, total = 0, 0, 0
+    end = task + batch
+    while task < end:
+        strip, first = task // plan.tall % plan.strips, task % plan.tall
+        rows = min(plan.tall - first, end - task)
+        columns = min(plan.strip, plan.wide - strip * plan.strip)
+        thin_columns = plan.thin if strip == plan.strips - 1 else 0
+        low += columns - thin_columns if plan.low == 1 and first + rows == plan.tall else 0
+        thin += rows * thin_columns
+        total += rows * columns
+        task += rows
+    return low * plan.phases, (total - thin) * plan.phases, total * plan.phases
+
+
+@device
+def run_of_point(row, column, runs):
+    """The first, and one past the last, of the tiles that have a point."""
+    return runs[0] if row >= 4 else 0, runs[1] if column >= 4 else runs[2]
+
+
+@device
+def row_of_tiles(plan, row, columns, thin_columns, nexts):
+    """A row of tiles of an image, those of all phases being counted: whether it is low, and the first of its numbers.
+
+    ``nexts`` are the numbers of the next low, full, and thin tile, which are returned as they are afterwards.
+    """
+    low, full, thin = nexts
+    if plan.low == 1 and row // plan.phases == plan.tall - 1:
+        return True, low, thin, (low + columns - thin_columns, full, thin + thin_columns)
+    return False, full, thin, (low, full + columns - thin_columns, thin + thin_columns)
+
+
+@routine
+def transform_images(x, scratch, own, to, plan, g, task, batch, begin, channels):
+    """Transform what some rows of strips read, of some channels from ``begin`` on, to ``scratch[to]`` on.
 
     Tasks count first the rows of a strip, then the strips of an image, then images. So some rows are often of one strip
     and are packed together.
     """
-    tiles = 0
-    end = task + batch
+    full, thin, _ = runs_of_tiles(plan, task, batch)
+    nexts = (np.int64(0), full, thin)
+    line, end = plan.columns * channels, task + batch
     while task < end:
         n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
         rows = min(plan.tall - first, end - task)
         columns = min(plan.strip, plan.wide - strip * plan.strip)
+        thin_columns = plan.thin if strip == plan.strips - 1 else 0
         pack_slab(
-            x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
-            scratch, own, plan.top + first * plan.tile * plan.DH, ((rows - 1) * plan.tile + plan.points) * plan.DH,
-            plan.left + strip * plan.strip * plan.tile * plan.DW, plan.columns, 1, 0, plan.ICG, plan.lanes,
+            x, n * plan.x_n + (g * plan.ICG + begin) * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH,
+            plan.IW, scratch, own, plan.top + first * plan.tile * plan.DH,
+            ((rows - 1) * plan.tile + plan.points) * plan.DH, plan.left + strip * plan.strip * plan.tile * plan.DW,
+            plan.columns, 1, 0, channels, plan.lanes,
         )  # fmt: skip
         for row in range(rows * plan.phases):
             oh, left = first_pixel(plan, row)
-            for column in range(columns):
-                ow = column * plan.tile * plan.DW + left
-                pixel = own + (oh * plan.columns + ow) * plan.ICG
-                here = to + tiles * plan.pitch
-                for channel in range(0, plan.ICG, plan.lanes):
+            low, tile, thin_tile, nexts = row_of_tiles(
+                plan, first * plan.phases + row, columns, thin_columns, nexts
+            )  # fmt: skip
+            full = 0 if low else columns - thin_columns
+            pixel, step = own + oh * line + left * channels, plan.tile * plan.DW * channels
+            here = to + begin + tile * plan.pitch
+            for _ in range(full):
+                for channel in range(0, channels, plan.lanes):
                     transform_input(
-                        plan.points, scratch, pixel + channel, plan.DH * plan.columns * plan.ICG, plan.DW * plan.ICG,
+                        plan.points, scratch, pixel + channel, plan.DH * line, plan.DW * channels,
                         scratch, here + channel, plan.input_point,
                     )  # fmt: skip
-                tiles += 1
+                pixel += step
+                here += plan.pitch
+            for column in range(full, columns):
+                is_thin = column >= columns - thin_columns
+                if is_thin:
+                    here = to + begin + thin_tile * plan.pitch
+                transform_small_input(
+                    is_thin, scratch, pixel, plan.DH * line, plan.DW * channels, scratch, here, plan.input_point,
+                    channels, plan.lanes,
+                )  # fmt: skip
+                pixel += step
+                here += plan.pitch
         task += rows
-    return tiles
 
 
 @inlined
@@ -274,19 +352,22 @@ def look_ahead(array, start, count, part, parts):
 
 
 @routine
-def _multiply(scratch, inputs, packed, weights, sums, plan, block, tiles, heights, x, y, unit, reads, writes):
+def _multiply(scratch, inputs, packed, weights, sums, plan, block, runs, heights, x, y, unit, reads, writes):
     """Multiply the transformed input with a block of transformed weights, at every point.
 
     Meanwhile, memory is prefetched that ``units`` rows of strips from ``unit`` on stand for.
     """
     vectors = 2 if plan.OCG - block * plan.width > plan.lanes else 1
-    points = plan.points * plan.points
+    points, row, column = plan.points * plan.points, 0, 0
     for point in range(points):
         if reads > 0:
             look_ahead(x, plan.x_ahead + unit * plan.x_unit, reads * plan.x_unit, point, points)
         if writes > 0:
             look_ahead(y, plan.y_ahead + unit * plan.y_unit, writes * plan.y_unit, point, points)
-        a, to, left = inputs + point * plan.input_point, sums + point * plan.sum_point, tiles
+        begin, end = run_of_point(row, column, runs)
+        row, column = (row, column + 1) if column < plan.points - 1 else (row + 1, 0)
+        a = inputs + point * plan.input_point + begin * plan.pitch
+        to, left = sums + point * plan.sum_point + begin * plan.width, end - begin
         while left > 0:
             height = heights[left]
             _multiply_tile(scratch, a, packed, weights, to, height, vectors, plan)
@@ -329,7 +410,8 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
     channel = block * plan.width
     count = min(plan.width, plan.OCG - channel)
     lane = (g * plan.blocks + block) * plan.width
-    source = own + plan.sums
+    full, thin, _ = runs_of_tiles(plan, task, batch)
+    nexts = (np.int64(0), full, thin)
     end = task + batch
     while task < end:
         n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
@@ -339,15 +421,15 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
         height, width = min(rows * plan.tile * plan.DH, plan.OH - oh), min(tiles * plan.tile * plan.DW, plan.OW - ow)
         target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
         if plan.y_c == 1:
-            _transform_strip(
-                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own, source, plan, height, width,
-                rows, tiles,
+            nexts = _transform_strip(
+                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own + plan.sums, nexts, plan, height, width,
+                first, rows, strip * plan.strip, tiles,
             )  # fmt: skip
         else:
             pitch = plan.width
-            _transform_strip(
-                bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own, source, plan, height, width,
-                rows, tiles,
+            nexts = _transform_strip(
+                bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own + plan.sums, nexts, plan, height,
+                width, first, rows, strip * plan.strip, tiles,
             )  # fmt: skip
             if plan.strips == 1:  # rows follow each other in the output
                 unpack_tile(
@@ -359,19 +441,26 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
                         scratch, own + row * width * pitch, pitch, width, count, y, target + row * plan.y_h, plan.y_c,
                         plan.y_w, plan.lanes,
                     )  # fmt: skip
-        source += rows * tiles * plan.phases * plan.width
         task += rows
 
 
 @inlined
 def _transform_strip(
-    bias, first, to, start, line, pixel, channels, scratch, own, source, plan, height, width, rows, columns
+    bias, lane_0, to, start, line, pixel, channels, scratch, sums, nexts, plan, height, width, first, rows, begin,
+    columns,
 ):  # fmt: skip
-    """Transform some rows of tiles, of all phases; ``height`` x ``width`` pixels of them exist."""
+    """Transform some rows of tiles, of all phases, that exist to a ``height`` and ``width`` of pixels.
+
+    ``first`` and ``begin`` are the first row and column of tiles, ``nexts`` as for :func:`row_of_tiles`.
+    """
+    thin_columns = plan.thin if begin + columns == plan.wide else 0
     for row in range(rows * plan.phases):
         oh, left = first_pixel(plan, row)
+        low, tile, thin_tile, nexts = row_of_tiles(plan, first * plan.phases + row, columns, thin_columns, nexts)
         tall = min(plan.tile, -(-(height - oh) // plan.DH))
-        for column in range(columns):
+        full = 0 if low else columns - thin_columns
+        source = sums + tile * plan.width
+        for column in range(full):
             ow = column * plan.tile * plan.DW + left
             wide = min(plan.tile, -(-(width - ow) // plan.DW))
             if tall > 0 and wide > 0:
@@ -379,6 +468,19 @@ def _transform_strip(
                     transform_sums(
                         plan.tile, plan.points, scratch, source + lane, plan.sum_point,
                         to, start + oh * line + ow * pixel + lane, plan.DH * line, plan.DW * pixel,
-                        tall, wide, channels - lane, bias, first + lane, plan.relu,
+                        tall, wide, channels - lane, bias, lane_0 + lane, plan.relu,
                     )  # fmt: skip
             source += plan.width
+        for column in range(full, columns):
+            is_thin = column >= columns - thin_columns
+            if is_thin:
+                source = sums + thin_tile * plan.width
+            ow = column * plan.tile * plan.DW + left
+            wide = min(plan.tile, -(-(width - ow) // plan.DW))
+            if tall > 0 and wide > 0:
+                transform_small_sums(
+                    is_thin, scratch, source, plan.sum_point, to, start + oh * line + ow * pixel, plan.DH * line,
+                    plan.DW * pixel, tall, wide, channels, plan.lanes, bias, lane_0, plan.relu,
+                )  # fmt: skip
+            source += plan.width
+    return nexts

@@ -50,6 +50,20 @@ class Cut(NamedTuple):
     width: int
     blocks: int
     pitch: int
+    low: int  # 1: the last row of tiles is half as high
+    thin: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of an image."""
+        return self.tall * self.wide * self.phases
+
+    @property
+    def products(self) -> int:
+        """Points of all tiles of an image, the one in the corner being thin."""
+        wide, tall, points = self.wide - self.thin, self.tall - self.low, self.points
+        small = self.low * wide + self.thin * self.tall
+        return (tall * wide * points + small * (points - 2)) * points * self.phases
 
 
 def cuts(work: Correlation) -> list[Cut]:
@@ -65,10 +79,14 @@ def _cut(work: Correlation, tile: int) -> Cut:
     tall, wide = -(-work.target.H // (work.g.DH * tile)), -(-work.target.W // (work.g.DW * tile))
     strip = -(-wide // -(-wide // max(1, STRIP // phases)))  # as even as can be
     width = min(2, -(-work.OCG // lanes)) * lanes
-    return Cut(
+    c = Cut(
         side, tile, tile + side - 1, tall, wide, strip, -(-wide // strip), phases, lanes, width,
-        -(-work.OCG // width), round_up(work.ICG, lanes),
+        -(-work.OCG // width), round_up(work.ICG, lanes), 0, 0,
     )  # fmt: skip
+    if tile != 4:
+        return c
+    left = work.target.H - (tall - 1) * 4 * work.g.DH, work.target.W - (wide - 1) * 4 * work.g.DW
+    return c._replace(low=int(left[0] <= 2 * work.g.DH), thin=int(left[1] <= 2 * work.g.DW))
 
 
 def cost(work: Correlation) -> float:
@@ -78,13 +96,12 @@ def cost(work: Correlation) -> float:
 
 def _cost(work: Correlation, c: Cut) -> float:
     g = work.g
-    size = (c.points / 6) ** 2
+    size = c.points**2 / 36
     vectors = -(-work.OCG // c.lanes)
-    tiles = g.N * c.tall * c.wide * c.phases
-    products = c.points**2 * (work.ICG * vectors * (1.0 if vectors > 1 else 1.2) + 4 * vectors)
-    transforms = size * (INPUT_COST * c.pitch / c.lanes + SUMS_COST * vectors)
+    products = work.ICG * vectors * (1.0 if vectors > 1 else 1.2) + 4 * vectors
+    transforms = (INPUT_COST * c.pitch / c.lanes + SUMS_COST * vectors) / 36
     weights = 0 if work.packed else size * TAPS_COST * work.ICG * vectors
-    return g.G * (tiles * (products + transforms) + weights) + g.N * _turned(work, c, 1)
+    return g.G * (g.N * c.products * (products + transforms) + weights) + g.N * _turned(work, c, 1)
 
 
 def plan(work: Correlation) -> Plan:
@@ -100,7 +117,7 @@ def plan(work: Correlation) -> Plan:
     slab = g.DH * (min(rows, c.tall) * c.tile + beyond) * columns * work.ICG + c.lanes
     stage = min(rows, c.tall) * c.strip * c.phases * c.tile**2 * c.width + c.width
     taps = filter_size * c.lanes * c.width
-    input_point = ((g.N * c.tall * c.wide * c.phases if by_blocks else tiles) + TALL) * c.pitch + c.lanes
+    input_point = ((g.N * c.tiles if by_blocks else tiles) + TALL) * c.pitch + c.lanes
     sum_point, weight_point = (tiles + TALL) * c.width + c.lanes, work.ICG * c.width + c.lanes
     shared, own = Memory(c.lanes), Memory(c.lanes)
     own.add(max(slab, stage, taps))
@@ -121,7 +138,7 @@ def plan(work: Correlation) -> Plan:
         tile=c.tile, points=c.points, pitch=c.pitch,
         input_point=input_point, weight_point=weight_point, sum_point=sum_point,
         tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
-        batch=rows, DH=g.DH, DW=g.DW, phases=c.phases,
+        low=c.low, thin=c.thin, batch=rows, DH=g.DH, DW=g.DW, phases=c.phases,
         top=-g.PT if work.forward else g.PT - g.DH * beyond, left=-g.PL if work.forward else g.PL - g.DW * beyond,
         columns=columns, units=units, **_ahead(work, c, rows, both=False), relu=int(work.relu),
         tasks=g.G * (c.blocks if by_blocks else units),
@@ -138,16 +155,15 @@ def weight_cost(work: Correlation) -> float:
 
 def _weight_cost(work: Correlation, c: Cut) -> float:
     g = work.g
-    size = (c.points / 6) ** 2
+    size = c.points**2 / 36
     vectors = -(-work.OCG // c.lanes)
-    tiles = g.N * c.tall * c.wide * c.phases
     parts, splits = _parts(work, c)
     rows = sum(height for _, height, _ in _registers(work))
     step = max(rows * vectors, 8) * (1.0 if vectors > 1 else 1.2)  # at least what the latency of additions allows
-    products = c.points**2 * (step + 4 * work.ICG * vectors / BATCH)
-    transforms = size * (INPUT_COST * splits * c.pitch / c.lanes + INPUT_COST * vectors)
+    products = step + 4 * work.ICG * vectors / BATCH
+    transforms = (INPUT_COST * splits * c.pitch / c.lanes + INPUT_COST * vectors) / 36
     sums = size * parts * SUMS_COST * work.ICG * vectors
-    return g.G * (tiles * (products + transforms) + sums) + g.N * _turned(work, c, splits)
+    return g.G * (g.N * c.products * (products + transforms) + sums) + g.N * _turned(work, c, splits)
 
 
 def weight_plan(work: Correlation) -> Plan:
@@ -187,7 +203,7 @@ def weight_plan(work: Correlation) -> Plan:
         inputs=inputs, gradients=gradients, sums=sums, tile=c.tile, points=c.points,
         pitch=c.pitch, z_pitch=z_pitch, input_point=input_point, gradient_point=gradient_point, sum_point=sum_point,
         sum_block=sum_block, tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
-        batch=rows, DH=g.DH, DW=g.DW, phases=c.phases, top=-g.PT, left=-g.PL,
+        low=c.low, thin=c.thin, batch=rows, DH=g.DH, DW=g.DW, phases=c.phases, top=-g.PT, left=-g.PL,
         columns=columns, units=units, **_ahead(work, c, rows, both=True), tasks=parts * g.G * splits,
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
@@ -198,7 +214,7 @@ def weight_plan(work: Correlation) -> Plan:
 def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
     """How many partial sums there are, and into how many shares blocks are split."""
     g = work.g
-    tiles = g.N * c.tall * c.wide * c.phases
+    tiles = g.N * c.tiles
     fit = common.PARTS_BYTES // (c.side**2 * g.OC * work.ICG * work.dtype.itemsize)
     parts = common.shareable(max(1, min(common.TASKS, tiles // PART, g.N * c.tall * c.strips, fit)))
     block = c.points**2 * work.ICG * c.width * work.dtype.itemsize
@@ -213,7 +229,7 @@ def _registers(work: Correlation) -> list[tuple[int, int, int]]:
 
 def _by_blocks(work: Correlation, c: Cut) -> bool:
     """Whether the transformed input is smaller than the transformed weights, and these are not there already."""
-    return not work.packed and work.g.N * c.tall * c.wide * c.phases < work.OCG and c.strips == 1
+    return not work.packed and work.g.N * c.tiles < work.OCG and c.strips == 1
 
 
 def _batch(work: Correlation, c: Cut, channels: int, most: int) -> int:
