@@ -127,8 +127,15 @@ class Pool(threading.local):
 
     def clear(self) -> None:
         """Give back all memory that nobody holds."""
-        for pieces in self._pieces.values():
+        self.take_free()
+
+    def take_free(self) -> dict[int, list[np.ndarray]]:
+        """All memory that nobody holds, by its size, which the pool gives away."""
+        free: dict[int, list[np.ndarray]] = {}
+        for size, pieces in self._pieces.items():
+            free[size] = [piece for piece in pieces if getrefcount(piece.base) == _NOBODY]
             pieces[:] = [piece for piece in pieces if getrefcount(piece.base) != _NOBODY]
+        return free
 
     def _piece(self, size: int) -> np.ndarray:
         """New memory; where there is none left, after what nobody holds has been given back."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.jit import ALL, Kernel, Note, loop_address, play
-from numbaconv.memory import Pool
+from numbaconv.memory import CACHE_LINE, Pool
 from numbaconv.threads import launch, needs_python
 
 
@@ -26,12 +26,20 @@ class Reserved(Pool):
 
     least = 1
 
+    def adopt(self, pool: Pool) -> None:
+        """Take over from another pool what nobody holds."""
+        for size, pieces in pool.take_free().items():
+            self._pieces.setdefault(size, []).extend(pieces)
+
     def clear(self) -> None:
         """Give nothing back: its addresses are noted."""
 
     def owns(self, array: np.ndarray) -> bool:
         """Whether an array lies in this memory."""
-        return any(array.base is piece.base for pieces in self._pieces.values() for piece in pieces)
+        owner = array.base
+        return owner is not None and any(
+            owner is piece.base for piece in self._pieces.get(owner.nbytes - CACHE_LINE, ())
+        )
 
     def memory(self) -> list[np.ndarray]:
         """All of it, as bytes."""

@@ -129,13 +129,27 @@ def test_a_training_takes_its_memory_once() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((16, 1, 16, 16), np.float32), rng.integers(0, 3, 16)
     trainer = nn.Trainer(model(), nn.SGD(lr=0.1))
+
+    def taken() -> dict[int, int]:
+        return {size: len(pieces) for size, pieces in trainer._pool._pieces.items()}
+
     for _ in range(2):
         trainer.step(x, y)
-    taken = {size: len(pieces) for size, pieces in trainer._pool._pieces.items()}
-    assert taken
+    before = taken()
+    assert before
+    trainer._steps._times = 10**9  # by layers
     for _ in range(3):
         trainer.step(x, y)
-    assert taken == {size: len(pieces) for size, pieces in trainer._pool._pieces.items()}
+    assert taken() == before
+    trainer._steps._times = 0  # from a tape, which has memory of its own
+    for _ in range(3):
+        trainer.step(x, y)
+    assert trainer._steps._tape is not None
+    assert trainer._steps._tape.tried
+    assert not sum(taken().values())
+    size = trainer._steps._tape.memory.nbytes()
+    trainer.step(x, y)
+    assert size == trainer._steps._tape.memory.nbytes()
 
 
 def test_predictions_stay_what_they_were() -> None:

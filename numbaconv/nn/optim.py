@@ -116,7 +116,13 @@ class Optimizer:
             if memory and len(memory) != len(self.slots):
                 missing = ", ".join(f"'{i}.{slot}'" for slot in self.slots if slot not in memory)
                 raise ValueError(f"the state lacks {missing}")
-        self._memories = memories
+        pairs = list(zip(memories, self._memories, strict=True))
+        if any(memory.keys() != own.keys() for memory, own in pairs):
+            self._memories = memories
+            return
+        for memory, own in pairs:  # in place, as models do
+            for slot, array in memory.items():
+                own[slot][...] = array
 
     def refresh(self) -> None:
         """Tell the kernels the hyper-parameters as they are now."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from numbaconv.nn.trainer import Trainer
 
 #: A step is noted when so many of its kind came one after the other; twice as many each time that a tape has ended.
-TIMES = 3
+TIMES = 2
 
 _LAYERS = (
     AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, ReLU, Residual, Sequential,
@@ -90,7 +90,7 @@ class Steps:
         if not _playable(trainer, x.dtype):
             self._refused.add(kind)
             return _by_layers(trainer, x, y, clip_norm)
-        _give_back(trainer)
+        _let_go(trainer)
         with running():
             self._tape, loss, prediction = _recorded(kind, trainer, x, y, clip_norm)
         return loss, prediction
@@ -123,6 +123,7 @@ class StepTape:
         memory: Reserved,
     ) -> None:  # fmt: skip
         self.kind, self.tried, self.memory = kind, False, memory
+        self._is_new = True  # it was never played
         self._x, self._y, self._prediction, self._recorder = x, y, prediction, recorder
         self._pieces = memory.memory()  # the pool itself forgets them when its thread ends
         self._changes, self._trainer_parts = changes(), _parts(trainer)
@@ -165,6 +166,9 @@ class StepTape:
                 rng.state = state
             return None
         self._restore()
+        if self._is_new:
+            self._is_new = False
+            trainer._pool.clear()  # what steps by layers have left
         loss, prediction = trainer.loss._mean(), self._prediction.copy()
         trainer._follow(clip_norm, self._recorder.lasting)
         return loss, prediction
@@ -224,6 +228,7 @@ def _recorded(
 ) -> tuple[StepTape | None, float, np.ndarray]:
     """A step by layers: its tape, its loss and its prediction."""
     x, y, memory = x.copy(), y.astype(np.int64), Reserved()
+    memory.adopt(trainer._pool)
     recorder = Recorder(memory)
     with watched(recorder), recycling(memory):
         loss, prediction = trainer._gradients(x, y)
@@ -242,13 +247,12 @@ def _by_layers(trainer: Trainer, x: np.ndarray, y: np.ndarray, clip_norm: float 
     return result
 
 
-def _give_back(trainer: Trainer) -> None:
-    """Free the memory of the last batch, before as much is taken elsewhere."""
+def _let_go(trainer: Trainer) -> None:
+    """Hold nothing of the last step, so that its memory is free."""
     for module in trainer._modules:
         module._saved = None
     trainer.loss._saved = None
     trainer.optimizer.zero_grad()
-    trainer._pool.clear()
 
 
 def _parts(trainer: Trainer) -> tuple[Any, ...]:

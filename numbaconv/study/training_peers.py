@@ -28,14 +28,15 @@ class Numbaconv(TrainingPeer, own.Numbaconv):
 
     def build(self, model: nn.Sequential) -> None:
         self.model = model
+        self.trainer = nn.Trainer(model, nn.SGD(lr=LEARNING_RATE, momentum=MOMENTUM))
 
     def parameters(self) -> int:
         return self.model.num_parameters
 
     def load(self, state: State) -> None:
         self.model.load_state_dict(state)
-        self.model.zero_grad()
-        self.trainer = nn.Trainer(self.model, nn.SGD(lr=LEARNING_RATE, momentum=MOMENTUM))
+        momentum = self.trainer.optimizer.state_dict()
+        self.trainer.optimizer.load_state_dict({name: 0 * array for name, array in momentum.items()})
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         return self.trainer.step(x, y)
