@@ -9,7 +9,7 @@ import numpy as np
 from numbaconv.arrays import compute_dtype, empty, result_dtype, rounded
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels import sums
-from numbaconv.kernels.elementwise import fill_rows
+from numbaconv.kernels.elementwise import fill_rows, zero
 from numbaconv.kernels.plain import note_finite
 from numbaconv.memory import flat, flat_image, flat_view, scratch
 from numbaconv.packed import PackedWeight
@@ -55,7 +55,9 @@ def correlate(
         if found is None and threads > 0:
             launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=plan.kernel.stages[:1])
             packed._keep(plan, held)
-    if plan.fill:
+    if plan.fill and bias is None:
+        launch_light(zero, y.size, y.size, y)
+    elif plan.fill:
         act(_fill, target, bias, geometry, relu)
     if threads > 0:
         launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=stages)
@@ -84,7 +86,7 @@ def weight_gradient(
         plan = weight_gradient_plan(geometry, dtype, x_layout, z_layout, chosen)
         workers, memory = _memory(plan, dtype, threads)
         if plan.fill:
-            act(w.fill, 0)
+            launch_light(zero, w.size, w.size, w)
         if workers > 0:
             launch(plan.kernel, workers, x, z, w, memory, *plan.arguments)
         if not plan.zeros or _all_finite(w):
@@ -138,11 +140,10 @@ def _filled_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
     return filled.reshape(-1)
 
 
-def _fill(target: np.ndarray, bias: np.ndarray | None, geometry: Conv2dGeometry, relu: bool) -> None:
+def _fill(target: np.ndarray, bias: np.ndarray, geometry: Conv2dGeometry, relu: bool) -> None:
     """Write what no tap reaches."""
     channels = (1, -1, 1, 1) if geometry.layout == "NCHW" else (1, 1, 1, -1)
-    bias = np.maximum(bias, 0) if relu and bias is not None else bias
-    target[...] = 0 if bias is None else bias.reshape(channels)
+    target[...] = (np.maximum(bias, 0) if relu else bias).reshape(channels)
 
 
 def _copied(out: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from numbaconv.jit import Kernel, compiled, device
+from numbaconv.simd import clear
 
 
 @device
 def part(array, thread, threads):
     """One thread's part of a flat array. Loops over it start at 0, which spares the question of negative indices."""
     return array[thread * len(array) // threads : (thread + 1) * len(array) // threads]
+
+
+@Kernel
+def zero(y, stage, thread, threads):
+    """``y = 0``."""
+    to = part(y, thread, threads)
+    clear(to, 0, len(to))
 
 
 @Kernel
