@@ -258,15 +258,20 @@ def test_layers_know_the_last_batch() -> None:
 
 def test_bad_targets_change_nothing() -> None:
     pair = Pair()
-    pair.steps(7)
-    state = pair.played.model.state_dict()
     x, y = batch()
-    for bad in (y + 3, y - 3, y.astype(float)):
-        with pytest.raises((ValueError, TypeError), match="label"):
-            pair.played.step(x, bad)
-    for name, array in pair.played.model.state_dict().items():
-        if "running" not in name and "num_batches" not in name:
-            assert alike(array, state[name])
+    for seed in range(steps.TIMES + 4):
+        pair.played.step(*batch(seed=seed))
+        state = pair.played.model.state_dict()
+        grads = [np.copy(parameter.grad) for parameter in pair.played.model.parameters()]
+        for bad in (y + 3, y - 3) if pair.tape is None else (y + 3, y - 3, y.astype(float), y[:, None]):
+            with pytest.raises((ValueError, TypeError), match=r"label|float64|\(N,\)"):
+                pair.played.step(x, bad)
+        for parameter, grad in zip(pair.played.model.parameters(), grads, strict=True):
+            assert parameter.grad is None or alike(parameter.grad, grad)
+        for name, array in pair.played.model.state_dict().items():
+            assert alike(array, state[name]) or "running" in name or "num_batches" in name
+    assert pair.tape is not None
+    assert pair.played.model[0].weight.grad is not None
 
 
 class Scale(nn.Module):

@@ -31,7 +31,7 @@ from numbaconv.recording import Program, Recorder, Reserved
 from numbaconv.threads import threads_for, watched
 
 #: Bytes of a batch, and of all that is computed between layers, up to which it pays.
-BATCH_BYTES, BYTES = 64 * 1024, 4 * 1024 * 1024
+BATCH_BYTES, BYTES = 1024 * 1024, 16 * 1024 * 1024
 #: A kind of call is noted when it comes again so many times; so many kinds are remembered.
 TIMES, KINDS = 2, 8
 #: More threads than any machine has.

@@ -145,11 +145,12 @@ class StepTape:
 
     def try_out(self, trainer: Trainer, x: np.ndarray, y: np.ndarray) -> list[np.ndarray] | None:
         """Copies of the prediction and of all gradients, of a step that is not made; None if it can't be played."""
+        trainer.loss.check_target(y, self._prediction.shape)
         if self._let_go() != self._holders:
             return None
         self.memory.spoil()
         before = [rng.state for rng in self._rngs]
-        done = self._compute(trainer, x, y)
+        done = self._compute(x, y)
         for rng, state in zip(self._rngs, before, strict=True):
             rng.state = state
         return [array.copy() for array in (self._prediction, *(grad for _, grad in self.grads))] if done else None
@@ -158,10 +159,11 @@ class StepTape:
         self, trainer: Trainer, x: np.ndarray, y: np.ndarray, clip_norm: float | None
     ) -> tuple[float, np.ndarray] | None:
         """The loss and the prediction of a batch, which the trainer is trained on; None if layers have to do that."""
+        trainer.loss.check_target(y, self._prediction.shape)
         if self._let_go() != self._holders:  # somebody holds a gradient of the last step
             return None
         before = [rng.state for rng in self._rngs]
-        if not self._compute(trainer, x, y):
+        if not self._compute(x, y):
             for rng, state in zip(self._rngs, before, strict=True):
                 rng.state = state
             return None
@@ -173,9 +175,8 @@ class StepTape:
         trainer._follow(clip_norm, self._recorder.lasting)
         return loss, prediction
 
-    def _compute(self, trainer: Trainer, x: np.ndarray, y: np.ndarray) -> bool:
+    def _compute(self, x: np.ndarray, y: np.ndarray) -> bool:
         """Compute the gradients; whether they are what the layers would have given."""
-        trainer.loss.check_target(y, self._prediction.shape)
         with running():
             self._x[...], self._y[...] = x, y
             self._recorder.program()
@@ -204,6 +205,8 @@ def _kind(trainer: Trainer, x: np.ndarray, y: np.ndarray) -> tuple[Any, ...] | N
     """What a tape depends on besides the model; None if a batch is unusual."""
     loss, optimizer = trainer.loss, trainer.optimizer
     if type(x) is not np.ndarray or not x.flags.carray or x.dtype not in FLOATS or not x.size:
+        return None
+    if type(y) is not np.ndarray or y.dtype.kind not in "iu" or y.ndim != 1:
         return None
     if type(loss) is not CrossEntropyLoss or type(optimizer) not in _OPTIMIZERS:
         return None
