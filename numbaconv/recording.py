@@ -85,7 +85,7 @@ class _Run:
     def __init__(self) -> None:
         self._notes: list[Note] = []
         self._calls: list[tuple[int, ...]] = []
-        self._table = np.empty((0, 5), np.int64)
+        self._table, self._loop = np.empty((0, 5), np.int64), loop_address()
 
     def append(self, note: Note, first: int, last: int, threads: int) -> None:
         self._notes.append(note)
@@ -94,7 +94,7 @@ class _Run:
     def __call__(self) -> None:
         if len(self._table) < len(self._calls):
             self._table = np.array(self._calls, np.int64)
-        play(loop_address(), self._table)
+        play(self._loop, self._table)
 
 
 class Recorder:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -127,15 +126,14 @@ def is_running() -> bool:
     return getattr(_busy, "depth", 0) > 0
 
 
-@contextmanager
-def running() -> Iterator[None]:
+class running:
     """Within this context a model runs: a signal's handler that runs it now must not do so in the same memory."""
-    depth = getattr(_busy, "depth", 0)
-    _busy.depth = depth + 1
-    try:
-        yield
-    finally:
-        _busy.depth = depth
+
+    def __enter__(self) -> None:
+        _busy.depth = getattr(_busy, "depth", 0) + 1
+
+    def __exit__(self, *error: object) -> None:
+        _busy.depth -= 1
 
 
 def _key(x: Any) -> tuple[Any, ...] | None:
