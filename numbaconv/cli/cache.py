@@ -109,9 +109,9 @@ def _train(dtype: np.dtype) -> None:
         nn.AvgPool2d(3, stride=1, padding=1),
         nn.Dropout(),
         nn.Residual(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, dtype=dtype, rng=0))),
-        nn.Conv2d(16, 6, 3, stride=2, dtype=dtype, rng=0),
-        nn.GlobalAvgPool2d(),
-        nn.Linear(6, 64, dtype=dtype, rng=0),
+        nn.Conv2d(16, 16, 1, stride=2, dtype=dtype, rng=0),
+        nn.Flatten(),
+        nn.Linear(16 * 4 * 4, 64, dtype=dtype, rng=0),
     )
     for optimizer in (nn.SGD(lr=0.1), nn.SGD(lr=0.1, momentum=0.9), nn.Adam()):
         trainer = nn.Trainer(model, optimizer)
