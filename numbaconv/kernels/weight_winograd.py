@@ -25,8 +25,9 @@ from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_gradient, transform_output, transform_small_gradient
-from numbaconv.kernels.winograd import (
+from numbaconv.kernels.winograd_tiles import (
     first_pixel,
+    first_tiles,
     look_ahead,
     row_of_tiles,
     run_of_point,
@@ -168,8 +169,7 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
 
     Their tiles are counted as those of the input are.
     """
-    full, thin, _ = runs_of_tiles(plan, unit, batch)
-    nexts = (np.int64(0), full, thin)
+    nexts = first_tiles(plan, unit, batch)
     end, begin = unit + batch, first_block * plan.width
     channels = min(plan.OCG, last_block * plan.width) - begin
     while unit < end:

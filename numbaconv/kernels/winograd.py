@@ -43,17 +43,21 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv.jit import device, inlined, kernel, routine, share
-from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
+from numbaconv.kernels.packing import transpose_all, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
-from numbaconv.kernels.transforms import (
-    transform_input,
-    transform_small_input,
-    transform_small_sums,
-    transform_sums,
-    transform_taps,
+from numbaconv.kernels.transforms import transform_small_sums, transform_sums, transform_taps
+from numbaconv.kernels.winograd_tiles import (
+    first_pixel,
+    first_tiles,
+    look_ahead,
+    row_of_tiles,
+    run_of_point,
+    runs_of_tiles,
+    transform_all,
+    transform_images,
 )
-from numbaconv.simd import clear, move, prefetch, store, zeros
+from numbaconv.simd import clear, move, store, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WINOGRAD = record(
@@ -153,19 +157,6 @@ def _prepare(x, w, packed, scratch, plan, thread, threads):
 
 
 @routine
-def transform_all(x, scratch, own, plan, thread, threads):
-    """One thread's share of the whole input: batches as they are used later; of few of them, some of the channels."""
-    batches, vectors = -(-plan.units // plan.batch), -(-plan.ICG // plan.lanes)
-    pieces = min(vectors, -(-threads // batches))
-    for task in share(plan.G * batches * pieces, thread, threads):
-        g, first, piece = task // pieces // batches, task // pieces % batches * plan.batch, task % pieces
-        to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
-        begin, end = vectors * piece // pieces * plan.lanes, vectors * (piece + 1) // pieces * plan.lanes
-        batch = min(plan.units - first, plan.batch)
-        transform_images(x, scratch, own, to, plan, g, first, batch, begin, min(end, plan.ICG) - begin)
-
-
-@routine
 def _transform_weights(w, scratch, stage, plan, block, first, packed, to):
     """Transform the weights of some input channels, a vector of them from ``first``, of one block."""
     channel = block % plan.blocks * plan.width
@@ -253,104 +244,6 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
             task += batch
 
 
-@device
-def first_pixel(plan, row):
-    """Where the first tile of a row of tiles begins, the rows of all phases being counted before those below them."""
-    return row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH, row % plan.DW
-
-
-@routine
-def runs_of_tiles(plan, task, batch):
-    """Of the tiles of some rows of strips, how many are low, how many come before those that are thin, and all."""
-    low, thin, total = 0, 0, 0
-    end = task + batch
-    while task < end:
-        strip, first = task // plan.tall % plan.strips, task % plan.tall
-        rows = min(plan.tall - first, end - task)
-        columns = min(plan.strip, plan.wide - strip * plan.strip)
-        thin_columns = plan.thin if strip == plan.strips - 1 else 0
-        low += columns - thin_columns if plan.low == 1 and first + rows == plan.tall else 0
-        thin += rows * thin_columns
-        total += rows * columns
-        task += rows
-    return low * plan.phases, (total - thin) * plan.phases, total * plan.phases
-
-
-@device
-def run_of_point(row, column, runs):
-    """The first, and one past the last, of the tiles that have a point."""
-    return runs[0] if row >= 4 else 0, runs[1] if column >= 4 else runs[2]
-
-
-@device
-def row_of_tiles(plan, row, columns, thin_columns, nexts):
-    """A row of tiles of an image, those of all phases being counted: whether it is low, and the first of its numbers.
-
-    ``nexts`` are the numbers of the next low, full, and thin tile, which are returned as they are afterwards.
-    """
-    low, full, thin = nexts
-    if plan.low == 1 and row // plan.phases == plan.tall - 1:
-        return True, low, thin, (low + columns - thin_columns, full, thin + thin_columns)
-    return False, full, thin, (low, full + columns - thin_columns, thin + thin_columns)
-
-
-@routine
-def transform_images(x, scratch, own, to, plan, g, task, batch, begin, channels):
-    """Transform what some rows of strips read, of some channels from ``begin`` on, to ``scratch[to]`` on.
-
-    Tasks count first the rows of a strip, then the strips of an image, then images. So some rows are often of one strip
-    and are packed together.
-    """
-    full, thin, _ = runs_of_tiles(plan, task, batch)
-    nexts = (np.int64(0), full, thin)
-    line, end = plan.columns * channels, task + batch
-    while task < end:
-        n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
-        rows = min(plan.tall - first, end - task)
-        columns = min(plan.strip, plan.wide - strip * plan.strip)
-        thin_columns = plan.thin if strip == plan.strips - 1 else 0
-        pack_slab(
-            x, n * plan.x_n + (g * plan.ICG + begin) * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH,
-            plan.IW, scratch, own, plan.top + first * plan.tile * plan.DH,
-            ((rows - 1) * plan.tile + plan.points) * plan.DH, plan.left + strip * plan.strip * plan.tile * plan.DW,
-            plan.columns, 1, 0, channels, plan.lanes,
-        )  # fmt: skip
-        for row in range(rows * plan.phases):
-            oh, left = first_pixel(plan, row)
-            low, tile, thin_tile, nexts = row_of_tiles(
-                plan, first * plan.phases + row, columns, thin_columns, nexts
-            )  # fmt: skip
-            full = 0 if low else columns - thin_columns
-            pixel, step = own + oh * line + left * channels, plan.tile * plan.DW * channels
-            here = to + begin + tile * plan.pitch
-            for _ in range(full):
-                for channel in range(0, channels, plan.lanes):
-                    transform_input(
-                        plan.points, scratch, pixel + channel, plan.DH * line, plan.DW * channels,
-                        scratch, here + channel, plan.input_point,
-                    )  # fmt: skip
-                pixel += step
-                here += plan.pitch
-            for column in range(full, columns):
-                is_thin = column >= columns - thin_columns
-                if is_thin:
-                    here = to + begin + thin_tile * plan.pitch
-                transform_small_input(
-                    is_thin, scratch, pixel, plan.DH * line, plan.DW * channels, scratch, here, plan.input_point,
-                    channels, plan.lanes,
-                )  # fmt: skip
-                pixel += step
-                here += plan.pitch
-        task += rows
-
-
-@inlined
-def look_ahead(array, start, count, part, parts):
-    """Prefetch one of so many parts of a piece of memory, as much of it as exists."""
-    first, last = start + count * part // parts, start + count * (part + 1) // parts
-    prefetch(array, first, min(last, len(array)) - first)
-
-
 @routine
 def _multiply(scratch, inputs, packed, weights, sums, plan, block, runs, heights, x, y, unit, reads, writes):
     """Multiply the transformed input with a block of transformed weights, at every point.
@@ -410,8 +303,7 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
     channel = block * plan.width
     count = min(plan.width, plan.OCG - channel)
     lane = (g * plan.blocks + block) * plan.width
-    full, thin, _ = runs_of_tiles(plan, task, batch)
-    nexts = (np.int64(0), full, thin)
+    nexts = first_tiles(plan, task, batch)
     end = task + batch
     while task < end:
         n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
