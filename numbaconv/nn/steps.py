@@ -134,10 +134,8 @@ class StepTape:
         parameters = trainer.model.parameters()
         self.grads = [(parameter, _array(parameter.grad)) for parameter in parameters]
         self._owners = [grad if grad.base is None else grad.base for _, grad in self.grads]
-        self._holders: list[int] = []
         self._holders = self._let_go()
-        for parameter, grad in self.grads:
-            parameter.grad = grad
+        self._hand_back()
 
     def fits(self, trainer: Trainer) -> bool:
         """Whether the layers and the optimizer would do the same."""
@@ -149,10 +147,7 @@ class StepTape:
         if self._let_go() != self._holders:
             return None
         self.memory.spoil()
-        before = [rng.state for rng in self._rngs]
-        done = self._compute(x, y)
-        for rng, state in zip(self._rngs, before, strict=True):
-            rng.state = state
+        done = self._compute(x, y, keep=False)
         return [array.copy() for array in (self._prediction, *(grad for _, grad in self.grads))] if done else None
 
     def play(
@@ -162,10 +157,7 @@ class StepTape:
         trainer.loss.check_target(y, self._prediction.shape)
         if self._let_go() != self._holders:  # somebody holds a gradient of the last step
             return None
-        before = [rng.state for rng in self._rngs]
-        if not self._compute(x, y):
-            for rng, state in zip(self._rngs, before, strict=True):
-                rng.state = state
+        if not self._compute(x, y, keep=True):
             return None
         self._restore()
         if self._is_new:
@@ -175,12 +167,20 @@ class StepTape:
         trainer._follow(clip_norm, self._recorder.lasting)
         return loss, prediction
 
-    def _compute(self, x: np.ndarray, y: np.ndarray) -> bool:
-        """Compute the gradients; whether they are what the layers would have given."""
+    def _compute(self, x: np.ndarray, y: np.ndarray, keep: bool) -> bool:
+        """Compute the gradients; whether they are what the layers would have given.
+
+        Unless they are, and are to be kept, layers will draw the same random numbers as were drawn now.
+        """
+        before = [rng.state for rng in self._rngs]
         with running():
             self._x[...], self._y[...] = x, y
             self._recorder.program()
-        return self._recorder.as_expected()
+        right = self._recorder.as_expected()
+        if not (right and keep):
+            for rng, state in zip(self._rngs, before, strict=True):
+                rng.state = state
+        return right
 
     def _restore(self) -> None:
         """Leave the layers as if they had run, with what they saved and the gradients."""
@@ -191,6 +191,10 @@ class StepTape:
             model._replayed = None
         for module, saved in self._saved:
             vars(module)["_saved"] = saved
+        self._hand_back()
+
+    def _hand_back(self) -> None:
+        """Give the parameters their gradients."""
         for parameter, grad in self.grads:
             parameter.grad = grad
 

@@ -36,7 +36,7 @@ class Numbaconv(TrainingPeer, own.Numbaconv):
     def load(self, state: State) -> None:
         self.model.load_state_dict(state)
         momentum = self.trainer.optimizer.state_dict()
-        self.trainer.optimizer.load_state_dict({name: 0 * array for name, array in momentum.items()})
+        self.trainer.optimizer.load_state_dict({name: np.zeros_like(array) for name, array in momentum.items()})
 
     def step(self, x: np.ndarray, y: np.ndarray) -> float:
         return self.trainer.step(x, y)
