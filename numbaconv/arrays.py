@@ -17,6 +17,10 @@ from numbaconv.geometry import Shape, check_bytes
 
 #: Requests for more bytes than this are held against what there is: asking takes 30 microseconds.
 LARGE = 1 << 28
+#: Vectors that cross a cache line take twice as long or more, and in arrays of NumPy's own most or all of them do.
+CACHE_LINE = 64
+#: Arrays of fewer bytes than this are used for so short a time that it does not pay to have them begin with one.
+_SMALL = 64 * 1024
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 _FLOATS = set(FLOATS)
 
@@ -107,13 +111,13 @@ def output_array(out: Any, shape: Shape, dtype: np.dtype, *inputs: np.ndarray | 
     return out
 
 
-def empty(shape: Shape, dtype: np.dtype, what: str) -> np.ndarray:
-    """A new array with anything in it; a MemoryError with its size where memory does not suffice.
+def empty(shape: Shape, dtype: np.dtype, what: str, least: int = _SMALL) -> np.ndarray:
+    """The same as :func:`new`; a MemoryError with the size of the array where memory does not suffice.
 
     An operating system may give out more memory than it has, and end a process that then uses it: so it is asked.
     """
     try:
-        array = np.empty(shape, dtype)
+        array = new(shape, dtype, least)
         if array.nbytes <= LARGE or array.nbytes <= available_bytes():
             return array
     except ValueError:
@@ -123,6 +127,15 @@ def empty(shape: Shape, dtype: np.dtype, what: str) -> np.ndarray:
         pass
     size = dtype.itemsize * math.prod(shape)
     raise MemoryError(f"{what} of shape {shape} and dtype {dtype} would take {size:,} bytes, more than there are left")
+
+
+def new(shape: Shape, dtype: np.dtype, least: int = _SMALL) -> np.ndarray:
+    """A new array with anything in it, which starts at a cache line if it has that many bytes."""
+    size = dtype.itemsize * math.prod(shape)
+    if size < least:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    return np.ndarray(shape, dtype, memory, -memory.ctypes.data % CACHE_LINE)
 
 
 def available_bytes(root: str = "/") -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy import ndarray
 
 from numbaconv.algorithms import get_algorithm
+from numbaconv.arrays import new
 from numbaconv.geometry import Conv2dGeometry, Shape, are_plain
 from numbaconv.jit import ALL
 from numbaconv.kernels.plain import all_finite
@@ -45,14 +46,14 @@ class Call(NamedTuple):
             b = bias
         if plan.zeros and not all_finite(w):
             return None
-        result, memory = np.empty(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
+        result, memory = new(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
         plan.kernel.run(source.reshape(-1), w, b, result.reshape(-1), memory, memory, *plan.arguments, ALL, 0, 1)
         return result
 
     def weight_gradient(self, input: np.ndarray, grad_output: np.ndarray) -> np.ndarray | None:
         """The weight gradient; None if it needs the long way."""
         plan = self.plan
-        result, memory = np.empty(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
+        result, memory = new(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
         w = result.reshape(-1)
         plan.kernel.run(input.reshape(-1), grad_output.reshape(-1), w, memory, *plan.arguments, ALL, 0, 1)
         return result if not plan.zeros or all_finite(w) else None

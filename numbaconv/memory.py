@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import empty
+from numbaconv.arrays import empty, new
 from numbaconv.geometry import Layout
 
 #: Scratch memory of up to this many bytes is kept for the next call of the same Python thread.
 KEPT_BYTES = 64 * 1024 * 1024
-#: Vectors that do not cross a cache line load faster.
-CACHE_LINE = 64
 
 _OTHER: dict[Layout, tuple[Layout, tuple[int, int, int, int]]] = {
     "NCHW": ("NHWC", (0, 2, 3, 1)),
@@ -68,8 +66,10 @@ def flat_view(array: np.ndarray, dtype: np.dtype, layout: Layout) -> tuple[np.nd
 
 def empty_like(array: np.ndarray, dtype: np.dtype, layout: Layout) -> np.ndarray:
     """A new array of the shape of ``array``: images that lie in memory as those do, if they do in either layout."""
-    dense = array.flags.c_contiguous or array.transpose(_OTHER[layout][1]).flags.c_contiguous
-    return np.empty_like(array, dtype, subok=False) if dense else np.empty(array.shape, dtype)
+    other, order = _OTHER[layout]
+    if array.flags.c_contiguous or not array.transpose(order).flags.c_contiguous:
+        return empty(array.shape, dtype, "the result")
+    return empty(array.transpose(order).shape, dtype, "the result").transpose(_OTHER[other][1])
 
 
 def scratch(dtype: np.dtype, size: int) -> np.ndarray:
@@ -88,9 +88,7 @@ def scratch(dtype: np.dtype, size: int) -> np.ndarray:
 
 def aligned(dtype: np.dtype, size: int, what: str) -> np.ndarray:
     """``size`` elements of new memory that starts at a cache line, with anything in it."""
-    memory = empty((size * dtype.itemsize + CACHE_LINE,), _BYTE, what)
-    first = -memory.ctypes.data % CACHE_LINE
-    return memory[first : first + size * dtype.itemsize].view(dtype)
+    return empty((size,), dtype, what, least=0)
 
 
 class Pool(threading.local):
@@ -165,7 +163,7 @@ def recycling(pool: Pool) -> Iterator[None]:
 def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A new array with anything in it."""
     pool: Pool | None = getattr(_current, "pool", None)
-    return np.empty(shape, dtype) if pool is None else pool.empty(shape, dtype)
+    return new(shape, dtype) if pool is None else pool.empty(shape, dtype)
 
 
 class _Memory:

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv.arrays import CACHE_LINE
 from numbaconv.jit import ALL, Kernel, Note, loop_address, play
-from numbaconv.memory import CACHE_LINE, Pool
+from numbaconv.memory import Pool
 from numbaconv.threads import launch, needs_python
 
 

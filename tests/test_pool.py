@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import numbaconv
 from numbaconv import memory, nn
+from numbaconv.arrays import CACHE_LINE
 from numbaconv.memory import Pool, fresh, recycling
 
 SHAPE, DTYPE = (64, 1024), np.dtype(np.float32)
@@ -32,7 +34,7 @@ def test_memory_that_nobody_holds_is_used_again() -> None:
     assert address(third) == here
     assert third.flags.c_contiguous
     assert third.flags.writeable
-    assert here % memory.CACHE_LINE == 0
+    assert here % CACHE_LINE == 0
 
 
 @pytest.mark.parametrize(
@@ -59,16 +61,17 @@ def test_memory_that_somebody_holds_is_not_used_again(hold: Any) -> None:
     assert address(pool.empty(SHAPE, DTYPE)) == here
 
 
-def test_small_arrays_and_other_contexts_are_numpys() -> None:
+def test_small_arrays_and_other_contexts_have_memory_of_their_own() -> None:
     pool = Pool()
     assert pool.empty((Pool.least // 4 - 1,), DTYPE).base is None
     assert pool.empty((0, 1 << 40), DTYPE).shape == (0, 1 << 40)
+    here = address(pool.empty(SHAPE, DTYPE))
     with recycling(pool):
-        assert fresh(SHAPE, DTYPE).base is not None
+        assert address(fresh(SHAPE, DTYPE)) == here
         with recycling(Pool()):
-            assert fresh(SHAPE, DTYPE).base is not None
-        assert fresh(SHAPE, DTYPE).base is not None
-    assert fresh(SHAPE, DTYPE).base is None
+            assert address(fresh(SHAPE, DTYPE)) != here
+        assert address(fresh(SHAPE, DTYPE)) == here
+    assert address(fresh(SHAPE, DTYPE)) != here
 
 
 def test_threads_have_their_own() -> None:
@@ -160,3 +163,20 @@ def test_predictions_stay_what_they_were() -> None:
     found = [trainer.predict(x) for x in images]
     for x, y in zip(images, found, strict=True):
         assert np.array_equal(y, whole.eval()(x))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_large_results_begin_at_a_cache_line(layout: Any) -> None:
+    shape = (2, 32, 32, 32)
+    x, w = np.zeros(shape, DTYPE), np.zeros((32, 32, 24, 24) if layout == "NCHW" else (32, 24, 24, 32), DTYPE)
+    y = numbaconv.conv2d(x, w, padding="same", layout=layout)
+    results = [
+        y,
+        numbaconv.conv_transpose2d(x, w, layout=layout),
+        numbaconv.conv2d_input(shape, w, y, padding="same", layout=layout),
+        numbaconv.conv2d_weight(x, w.shape, y, padding="same", layout=layout),
+        *numbaconv.conv2d_backward(y, x, w, padding="same", layout=layout)[:2],
+        numbaconv.conv2d_backward(y, x.transpose(0, 2, 3, 1), w, padding="same", layout=layout)[0],
+        fresh(SHAPE, DTYPE),
+    ]
+    assert [address(array) % CACHE_LINE for array in results if array is not None] == [0] * len(results)
