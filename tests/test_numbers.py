@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import timeit
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -339,38 +339,3 @@ def test_denormals_are_not_taken_for_zeros(dtype: Any) -> None:
         got, wanted = run(numbaconv, case, tiny), run(reference, case, arrays)
         for name in ("y", "plain", "dx", "transposed"):  # whole numbers of the smallest number there is: still exact
             np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name) * smallest, str(case))
-
-
-@pytest.mark.slow
-@pytest.mark.compiled
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("form", FORCED)
-def test_denormals_do_not_double_the_time_of_a_call(form: str) -> None:
-    rng, groups = np.random.default_rng(0), 32 if form == "depthwise" else 1
-    for dtype in (np.float32, np.float64):
-        tiny = np.finfo(dtype).tiny
-        shapes = (4, 32, 16, 16), (32, 32 // groups, 3, 3), (4, 32, 16, 16)
-        x, w, z = (rng.uniform(0.2, 1, shape).astype(dtype) for shape in shapes)
-        x_tiny, z_tiny = x * tiny, z * tiny  # denormal to begin with, and so are all sums
-        root = dtype(np.sqrt(tiny) / 10)  # and here the products are
-        for one, other in (((x, w, z), (x_tiny, w, z_tiny)), ((x, w, z), (x * root, w * root, z * root))):
-            with only(form):
-                for call in passes(groups):
-                    # whatever else the machine does then makes a call slower, never faster
-                    assert any(fastest(call, *other) < 2 * fastest(call, *one) for _ in range(5))
-
-
-def passes(groups: int) -> list[Callable[..., Any]]:
-    """The three passes of a convolution that keeps its size, as functions of x, w and z."""
-    how: dict[str, Any] = {"padding": 1, "groups": groups}
-    return [
-        lambda x, w, z: numbaconv.conv2d(x, w, **how),
-        lambda x, w, z: numbaconv.conv2d_input(x.shape, w, z, **how),
-        lambda x, w, z: numbaconv.conv2d_weight(x, w.shape, z, **how),
-    ]
-
-
-def fastest(call: Callable[..., Any], *arrays: np.ndarray) -> float:
-    """Seconds of some calls, the least of several measurements."""
-    call(*arrays)
-    return min(timeit.repeat(lambda: call(*arrays), number=10, repeat=20))
