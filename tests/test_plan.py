@@ -56,7 +56,7 @@ from numbaconv.plan import (
 )
 from numbaconv.plan.axes import Axis, Correlation, backward_axes, forward_axis
 from numbaconv.plan.channels import cover
-from numbaconv.plan.common import SLAB_BYTES, band
+from numbaconv.plan.common import SLAB_BYTES, TASKS, band, merged
 from numbaconv.plan.depthwise import _tiles as cover_pixels
 from numbaconv.plan.planes import rows_of as cover_channels
 
@@ -376,7 +376,7 @@ def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: 
         for case in random_cases(seed, 30 if INTERPRETED else 70, products, FLOATS, form=form):
             for name, plan in plans(case):
                 try:
-                    CHECKS[plan.kernel](plan, case.geometry, name)
+                    CHECKS[plan.kernel](plan, merged(case.geometry, case.dtype), name)
                 except AssertionError as error:
                     raise AssertionError(f"{name} of {case}") from error
 
@@ -419,3 +419,22 @@ def test_what_is_never_reached_has_no_work(form: str) -> None:
             if make is not forward_plan and make is not FILLS.get(form):
                 assert plan.fill  # a forward pass has its bias to write, and sums of no products are zeros
             assert plan.shared + plan.own < 10_000
+
+
+def test_rows_are_merged_where_they_do_not_matter() -> None:
+    def rows(image: tuple[int, ...], kernel: int = 1, **how: Any) -> tuple[int, int]:
+        g = Conv2dGeometry.forward(image, (64, image[1], kernel, kernel), **how)
+        found = merged(g, np.dtype(np.float32))
+        assert (found.IH * found.IW, found.OH * found.OW) == (g.IH * g.IW, g.OH * g.OW)
+        assert (found.IH, found.IW) == (found.OH, found.OW) or found == g
+        return found.IH, found.IW
+
+    assert rows((32, 64, 16, 16)) == (1, 256)
+    assert rows((1, 4, 7, 9)) == (1, 63)  # too little work for two threads
+    assert rows((1, 64, 56, 56)) == (56, 56)  # each of many threads should have some
+    assert rows((4, 64, 56, 56)) == (8, 392)
+    assert rows((TASKS, 512, 56, 56))[1] * 512 * 4 <= SLAB_BYTES
+    assert rows((32, 64, 17, 16), stride=2) == (17, 16)
+    assert rows((32, 64, 17, 16), padding=1) == (17, 16)
+    assert rows((32, 64, 17, 16), padding=((0, 1), (0, 0))) == (17, 16)
+    assert rows((32, 64, 17, 16), kernel=3, padding=1) == (17, 16)

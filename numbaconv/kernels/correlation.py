@@ -8,10 +8,12 @@ multiplied. So the forward pass is the case of a single phase.
 The work is cut into tasks, a band of rows of one group of one image each::
 
     task:   pack the band of the source into a slab, channels innermost, zeros as padding; unless it lies so already
-            for each block of target channels, each phase, each row, each tile of pixels:
+            for some blocks of target channels, each phase, each row, each tile of pixels, each of the blocks:
                 tile  = bias
                 tile += source pixels x packed weights        (tiles.accumulate)
                 target pixels = tile
+
+Source pixels then come from the first cache for all blocks but one; so do the weights, of as many blocks as fit there.
 
 In this file "input" and "output" are the correlation's: for the input gradient they are the gradients of the
 convolution's output and input.
@@ -47,6 +49,7 @@ CORRELATION = record(
     "width",  # lanes of a block
     "blocks",  # blocks of a group
     "block_size",  # elements of a packed block
+    "together",  # blocks that are computed tile by tile
     "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "stage",  # where in it the staged row begins
@@ -133,46 +136,48 @@ def _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles,
             scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns // plan.pieces,
             plan.pieces, plan.apart, plan.ICG, plan.lanes,
         )  # fmt: skip
-    for block in range(plan.blocks):
-        channel = block * plan.width
-        count = min(plan.width, plan.OCG - channel)
-        to = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c
+    image = n * plan.y_n + g * plan.OCG * plan.y_c
+    for block in range(0, plan.blocks, plan.together):
+        end = min(block + plan.together, plan.blocks)
         for phase in range(len(phases)):
             for row in range(first, min(first + plan.band, phases[phase, 1])):
                 source = begin + (row - first) * plan.in_h * plan.columns * plan.ICG
                 oh = phases[phase, 0] + row * plan.out_h
-                target = to + oh * plan.y_h + phases[phase, 2] * plan.y_w
+                target = image + oh * plan.y_h + phases[phase, 2] * plan.y_w
                 _correlate_row(
-                    bias, y, target, packed, scratch, slab, source, own + plan.stage, g * plan.blocks + block, count,
+                    bias, y, target, packed, scratch, slab, source, own + plan.stage, g * plan.blocks, block, end,
                     plan, runs, phases, tiles, phase,
                 )  # fmt: skip
 
 
 @inlined
 def _correlate_row(
-    bias, y, target, packed, scratch, slab, source, stage, block, count, plan, runs, phases, tiles, phase
+    bias, y, target, packed, scratch, slab, source, stage, group, first_block, end, plan, runs, phases, tiles, phase
 ):  # fmt: skip
-    """One row of one phase, tile by tile.
+    """One row of one phase, tile by tile, of some blocks of channels.
 
     A tile is written whole: to the output where that has room for its last pixel and its last lane and has channels
     innermost, else to the stage, from where what exists of it is copied.
     """
     pitch = plan.out_w * plan.y_w
-    vectors = 2 if count > plan.lanes else 1
+    first, last = phases[phase, 4], phases[phase, 5]
     for k in range(phases[phase, 6], phases[phase, 7]):
-        at = target + tiles[k, 0] * pitch
         pixels = source + tiles[k, 0] * plan.in_w * plan.ICG
-        height = tiles[k, 1]
-        exist = tiles[k, 2]
-        first = phases[phase, 4]
-        last = phases[phase, 5]
-        if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
-            _correlate_tile(bias, y, at, pitch, packed, slab, pixels, block, vectors, height, plan, runs, first, last)
-        else:
-            _correlate_tile(
-                bias, scratch, stage, plan.width, packed, slab, pixels, block, vectors, height, plan, runs, first, last
-            )
-            unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
+        height, exist = tiles[k, 1], tiles[k, 2]
+        for block in range(first_block, end):
+            at = target + tiles[k, 0] * pitch + block * plan.width * plan.y_c
+            count = min(plan.width, plan.OCG - block * plan.width)
+            vectors = 2 if count > plan.lanes else 1
+            if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
+                _correlate_tile(
+                    bias, y, at, pitch, packed, slab, pixels, group + block, vectors, height, plan, runs, first, last
+                )
+            else:
+                _correlate_tile(
+                    bias, scratch, stage, plan.width, packed, slab, pixels, group + block, vectors, height, plan, runs,
+                    first, last,
+                )  # fmt: skip
+                unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
 
 
 @routine

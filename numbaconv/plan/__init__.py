@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry, Layout
-from numbaconv.plan import channels, depthwise, images, plain, planes, winograd
+from numbaconv.plan import channels, common, depthwise, images, plain, planes, winograd
 from numbaconv.plan.axes import Correlation, Side, backward_axes, forward_axis
 from numbaconv.plan.common import Plan
 
@@ -40,7 +40,7 @@ def forward_plan(
     g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, forms: Forms, packed: bool = False, relu: bool = False
 ) -> Plan:
     """The plan of ``conv2d``, for an input and an output that lie in memory as ``x`` and ``y`` say."""
-    work = _forward(g, dtype, x, y, packed, relu)
+    work = _forward(common.merged(g, dtype), dtype, x, y, packed, relu)
     return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
@@ -49,6 +49,7 @@ def input_gradient_plan(
     g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, forms: Forms, packed: bool = False, relu: bool = False
 ) -> Plan:
     """The plan of ``conv2d_input``, for an output gradient and an input gradient that lie as ``z`` and ``x`` say."""
+    g = common.merged(g, dtype)
     rows = tuple(backward_axes(g.IH, g.KH, g.SH, g.PT, g.DH, g.OH))
     columns = tuple(backward_axes(g.IW, g.KW, g.SW, g.PL, g.DW, g.OW))
     source, target = Side(g.OC, g.OH, g.OW, z), Side(g.IC, g.IH, g.IW, x)
@@ -59,7 +60,7 @@ def input_gradient_plan(
 @lru_cache(maxsize=1024)
 def weight_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, z: Layout, forms: Forms) -> Plan:
     """The plan of ``conv2d_weight``, for an input and an output gradient that lie in memory as ``x`` and ``z`` say."""
-    work = _forward(g, dtype, x, z)
+    work = _forward(common.merged(g, dtype), dtype, x, z)
     return min(forms, key=lambda form: form.weight_cost(work)).weight_plan(work)
 
 

@@ -128,6 +128,8 @@ def plan(work: Correlation) -> Plan:
             phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *ends))
 
     block_size = len(taps) * work.ICG * cut.width
+    near = common.NEAR_BYTES // max(1, block_size * dtype.itemsize)
+    together = max(1, near) if target.layout == "NHWC" else 1  # planes are better written one after the other
     height = band(g, most_rows, g.N * g.G, step[0], span, line.columns * pixel * dtype.itemsize)
     bands = -(-most_rows // height)
     slab = 0 if direct else ((height - 1) * step[0] + span) * line.columns * pixel
@@ -138,7 +140,7 @@ def plan(work: Correlation) -> Plan:
         **source.strides("x"), **target.strides("y"),
         w_group=weight.group, w_lane=weight.lane, w_channel=weight.channel,
         lanes=cut.lanes, width=cut.width, blocks=cut.blocks,
-        block_size=block_size, slabs=round_up(g.G * cut.blocks * block_size, cut.lanes),
+        block_size=block_size, together=together, slabs=round_up(g.G * cut.blocks * block_size, cut.lanes),
         own=stage + TALL * cut.width, stage=stage, bands=bands, band=height, top=top, left=left, span=span,
         direct=int(direct), **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
         relu=int(work.relu), tasks=g.N * g.G * bands,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,8 @@ from numbaconv.plan.axes import Correlation
 
 #: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
 SLAB_BYTES = 256 * 1024
+#: Bytes of weights that stay in the L1 cache while tiles come and go.
+NEAR_BYTES = 32 * 1024
 #: Bytes that all partial sums of a weight gradient may take together.
 PARTS_BYTES = 1024 * 1024
 #: Times that a source row may be packed, about, because bands are so low that each reaches over many rows.
@@ -91,6 +93,20 @@ def plan(
         zeros=zeros,
         no_bias=np.zeros(bias, work.dtype),
     )
+
+
+def merged(g: Conv2dGeometry, dtype: np.dtype) -> Conv2dGeometry:
+    """The same convolution of fewer and longer rows, which tiles cover with less waste, where rows do not matter.
+
+    That is so where every output pixel is made of the input pixel of the same place. There should still be work for
+    many threads, and a row should fit into the cache.
+    """
+    if (g.KH, g.KW, g.SH, g.SW) != (1, 1, 1, 1) or (g.OH, g.OW) != (g.IH, g.IW):
+        return g
+    fit = SLAB_BYTES // (max(g.IC, g.OC) * g.IW * dtype.itemsize)
+    most = min(fit, g.IH if g.flops < SERIAL_FLOPS else g.IH * g.N // TASKS)
+    rows = max((rows for rows in range(1, most + 1) if g.IH % rows == 0), default=1)
+    return replace(g, IH=g.IH // rows, OH=g.OH // rows, IW=g.IW * rows, OW=g.OW * rows)
 
 
 def threads(g: Conv2dGeometry, tasks: int) -> int:
