@@ -1,9 +1,9 @@
-"""Small calls, remembered whole.
+"""Calls, remembered whole.
 
-A convolution of one small image is over in two microseconds. To look at its arguments one by one would take twice as
-long, so what was found out about a call is kept, and found again by all that it depends on: shapes, dtype, parameters.
-Only the plainest calls are remembered: of contiguous arrays of one dtype, with parameters that are integers or tuples
-of them, whose work a single thread does. All others take the long way, and so does whatever is wrong.
+A convolution of one small image is over in two microseconds. To look at its arguments one by one would take several
+times as long, so what was found out about a call is kept, and found again by all that it depends on: shapes, dtype,
+parameters. Only the plainest calls are remembered: of contiguous arrays of one dtype, with parameters that are integers
+or tuples of them. All others take the long way, and so does whatever is wrong.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 from numpy import ndarray
 
 from numbaconv.algorithms import get_algorithm
-from numbaconv.arrays import new
+from numbaconv.arrays import empty
 from numbaconv.geometry import Conv2dGeometry, Shape, are_plain
 from numbaconv.jit import ALL
 from numbaconv.kernels.plain import all_finite
 from numbaconv.memory import scratch
 from numbaconv.plan import Plan
+from numbaconv.threads import launch, threads_for
 
 #: So many calls are remembered at most.
 MOST = 1024
@@ -46,17 +47,31 @@ class Call(NamedTuple):
             b = bias
         if plan.zeros and not all_finite(w):
             return None
-        result, memory = new(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
-        plan.kernel.run(source.reshape(-1), w, b, result.reshape(-1), memory, memory, *plan.arguments, ALL, 0, 1)
+        result, threads, memory = self._prepare()
+        y = result.reshape(-1)
+        if threads == 1:
+            plan.kernel.run(source.reshape(-1), w, b, y, memory, memory, *plan.arguments, ALL, 0, 1)
+        else:
+            launch(plan.kernel, threads, source.reshape(-1), w, b, y, memory, memory, *plan.arguments)
         return result
 
     def weight_gradient(self, input: np.ndarray, grad_output: np.ndarray) -> np.ndarray | None:
         """The weight gradient; None if it needs the long way."""
         plan = self.plan
-        result, memory = new(self.shape, self.dtype), scratch(self.dtype, plan.shared + plan.own)
+        result, threads, memory = self._prepare()
         w = result.reshape(-1)
-        plan.kernel.run(input.reshape(-1), grad_output.reshape(-1), w, memory, *plan.arguments, ALL, 0, 1)
+        if threads == 1:
+            plan.kernel.run(input.reshape(-1), grad_output.reshape(-1), w, memory, *plan.arguments, ALL, 0, 1)
+        else:
+            launch(plan.kernel, threads, input.reshape(-1), grad_output.reshape(-1), w, memory, *plan.arguments)
         return result if not plan.zeros or all_finite(w) else None
+
+    def _prepare(self) -> tuple[np.ndarray, int, np.ndarray]:
+        """The array for the result, how many threads are to fill it, and their scratch memory."""
+        plan = self.plan
+        threads = 1 if plan.threads == 1 else threads_for(plan.threads)
+        result = empty(self.shape, self.dtype, "the result")
+        return result, threads, scratch(self.dtype, plan.shared + threads * plan.own)
 
 
 _calls: dict[tuple[Any, ...], Call] = {}
@@ -98,11 +113,11 @@ def recall(key: tuple[Any, ...] | None) -> Call | None:
 def remember(
     key: tuple[Any, ...] | None, result: np.ndarray, make_plan: Callable[..., Plan], geometry: Conv2dGeometry, *how: Any
 ) -> None:
-    """Keep what is to be done about a call that has had a result, if a single thread does it."""
+    """Keep what is to be done about a call that has had a result."""
     if key is None or not key[3] == key[4] == result.dtype or result.dtype not in _COMPUTED or result.size == 0:
         return
     plan = make_plan(geometry, result.dtype, geometry.layout, geometry.layout, *how)
-    if plan.threads == 1 and not plan.fill:
+    if plan.threads > 0 and not plan.fill:
         if len(_calls) >= MOST:
             _calls.clear()
         _calls[key] = Call(result.shape, result.dtype, plan, plan.no_bias.reshape(-1))

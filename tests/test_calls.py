@@ -1,4 +1,4 @@
-"""Small calls that are remembered give what the first of them gave, and nothing is taken that would be refused."""
+"""Calls that are remembered give what the first of them gave, and nothing is taken that would be refused."""
 
 from __future__ import annotations
 
@@ -147,9 +147,28 @@ def test_the_algorithm_is_part_of_it() -> None:
         numbaconv.set_algorithm("direct")
 
 
-def test_large_calls_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    numbaconv.conv2d(np.ones((4, 8, 32, 32), np.float32), np.ones((16, 8, 3, 3), np.float32))
-    assert not calls._calls
+def test_large_calls_are_remembered_for_any_number_of_threads() -> None:
+    rng = np.random.default_rng(1)
+    x, w = (rng.standard_normal(shape, np.float32) for shape in ((4, 8, 32, 32), (16, 8, 3, 3)))
+    z = numbaconv.conv2d(x, w)
+    wanted = [numbaconv.conv2d_input(x.shape, w, z), numbaconv.conv2d_weight(x, w.shape, z), z]
+    assert len(calls._calls) == 3
+    before = numbaconv.get_num_threads()
+    try:
+        for threads in {1, before}:
+            numbaconv.set_num_threads(threads)
+            got = [
+                numbaconv.conv2d_input(x.shape, w, z),
+                numbaconv.conv2d_weight(x, w.shape, z),
+                numbaconv.conv2d(x, w),
+            ]
+            assert [array.tobytes() for array in got] == [array.tobytes() for array in wanted]
+    finally:
+        numbaconv.set_num_threads(before)
+    assert len(calls._calls) == 3
+
+
+def test_so_many_calls_are_remembered_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MOST", 2)
     for size in range(3, 8):
         numbaconv.conv2d(np.ones((1, 1, size, size)), np.ones((1, 1, 3, 3)))
