@@ -136,7 +136,7 @@ def test_every_number_of_channels_around_a_vector(side: str, form: str) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("columns", range(1, 10))
 def test_depthwise_rows_of_every_kernel_and_stride(columns: int, dtype: Any) -> None:
-    # Taps and pixels that share what they load have loops of their own, and rows that they leave over.
+    # Taps and pixels that share what they load have loops of their own, and so has what reaches beyond a row.
     for stride in range(1, 6):
         for width in (1, 3, 4, 5, 7, 8, 9, 12, 13, 17)[:: 5 if INTERPRETED else 1]:
             padding = (0, 1), (columns // 2, columns - 1 - columns // 2)
@@ -149,7 +149,7 @@ def test_depthwise_rows_of_every_kernel_and_stride(columns: int, dtype: Any) -> 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("columns", range(1, 10))
 def test_depthwise_images_that_are_read_where_they_are(columns: int, dtype: Any) -> None:
-    # Whole vectors of channels, and rows of which few pixels meet padding: those are computed tap by tap.
+    # Whole vectors of channels. For a weight gradient, the taps of a row have to share what they load as well.
     channels = simd.lanes(dtype) * 2
     for stride, dilation, over in product((1, 2, 3), (1, 2), (0, 1, 2, 3)[:: 3 if INTERPRETED else 1]):
         before, after = dilation * (columns // 2), dilation * (columns - 1 - columns // 2)
@@ -160,7 +160,7 @@ def test_depthwise_images_that_are_read_where_they_are(columns: int, dtype: Any)
         )
         for plan in (forward_plan, weight_gradient_plan):
             planned = plan(case.geometry, np.dtype(dtype), "NHWC", "NHWC", (depthwise,))
-            assert record(planned).direct
+            assert record(planned).direct == (plan is forward_plan or (stride <= 2 and (dilation == 1 or columns == 1)))
         assert_as_expected(case, "depthwise", over)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cache
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -115,12 +116,18 @@ def test_a_long_row_has_many_tiles_and_is_planned_at_once() -> None:
 
 
 def test_tiles_of_depthwise_rows_never_hang_over() -> None:
-    for count in [*range(1, 100), 1001]:
-        tiles = [(start, height) for start, height, _, _ in cover_pixels(0, count, 3)]
-        assert {start + p for start, height in tiles for p in range(height)} == set(range(count))
-        assert len({height for _, height in tiles} - set(PIXELS)) == 0
-        # nothing is computed more than twice, and nothing but by the last two
-        assert sum(height for _, height in tiles[:-1]) < count
+    for count, step, before in product([*range(1, 40), 1001], (1, 2, 3), (0, 1, 5)):
+        columns = (count - 1) * step + 3 - before - 1
+        tiles = cover_pixels(count, step, -before, 2, columns)
+        heights = [exist or PIXELS for _, exist, _, _ in tiles]
+        assert heights == [min(count, PIXELS)] * len(tiles)
+        pixels = [start + p for (start, *_), height in zip(tiles, heights, strict=True) for p in range(height)]
+        assert set(pixels) == set(range(count))
+        assert len(tiles) == -(-count // PIXELS)  # so none is computed more often than it takes
+        for start, exist, low, high in tiles:
+            finds = [(start + p) * step + tap - before for p in range(PIXELS) for tap in range(3)]
+            assert (low, high) == (before - start * step, columns + before - start * step)
+            assert (exist == 0) == (exist in (0, PIXELS) and all(0 <= found < columns for found in finds))
 
 
 def test_tiles_cover_the_output_channels_of_planes() -> None:

@@ -45,7 +45,10 @@ from numbaconv.simd import (
     rectify,
     restore,
     slide,
+    slide_within,
     spread,
+    stencil,
+    stencil_within,
     store,
     sweep,
     transpose,
@@ -234,7 +237,7 @@ def test_rectify_as_a_relu_does(dtype: Any, function: Any) -> None:
 
 
 SLIDES = [
-    *((pixels, taps, step, 1) for pixels in PIXELS for taps in SHARED for step in (1, 2)),
+    *((pixels, taps, step, 1) for pixels in (PIXELS, 1) for taps in SHARED for step in (1, 2)),
     *((taps, 4, 1, step) for taps in WINDOW_SIZES for step in (1, 2)),
     (1, 1, 1, 1),
     (4, 3, 3, 2),  # there are vectors that no row and no tap meets
@@ -270,6 +273,80 @@ def test_slide_means_what_it_says(way: Callable, literals: tuple[int, ...], dtyp
             products = [a[i + (p * rows + k * along) * pitch + lane] * b[j + k * b_pitch + lane] for k in range(taps)]
             wanted[p * size + lane] = b[7 + 3 * p + lane] + sum(products)
         way(sliding(*literals))(a, i, pitch, b, j, b_pitch, got)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@cache
+def sliding_within(height: int, taps: int, rows: int, along: int) -> Callable:
+    """The same for vectors of which some do not exist."""
+
+    @numba.njit
+    def by_slide(a, i, pitch, b, j, b_pitch, low, high, count, to):
+        tile = load(height, 1, b, 7, 3, 0)
+        tile = slide_within(tile, a, i, pitch, b, j, b_pitch, taps, rows, along, low, high, count, b, len(b) - 64)
+        store(tile, to, 0, lanes_of(to), 0)
+
+    return by_slide
+
+
+@each_dtype
+@pytest.mark.parametrize("literals", SLIDES)
+@each_way
+def test_slide_within_reads_zeros_where_nothing_exists(way: Callable, literals: tuple[int, ...], dtype: Any) -> None:
+    a, b, to = buffers(dtype)
+    b[-64:] = 0
+    height, taps, rows, along = literals
+    size = lanes(dtype)
+    lane = np.arange(size)
+    for low, high, count in ((-99, 9999, 9), (size, 9999, 9), (0, 3 * size + 1, 2), (1, 2, 1), (0, 9999, 0), (5, 5, 3)):
+        wanted, got = to.copy(), to.copy()
+        for p in range(height):
+            wanted[p * size + lane] = b[7 + 3 * p + lane]
+            for k in range(min(taps, count)):
+                offset = (p * rows + k * along) * (size + 5)
+                if low <= offset < high:
+                    wanted[p * size + lane] += a[3 + offset + lane] * b[11 + k * size + lane]
+        way(sliding_within(*literals))(a, 3, size + 5, b, 11, size, low, high, count, got)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@cache
+def stencils(height: int, shared: int, apart: int) -> Callable:
+    """A function that takes the taps of a kernel; where ``low`` is less than ``high``, not all vectors exist."""
+
+    @numba.njit
+    def by_stencil(a, i, across, tap, line, b, j, b_tap, b_line, lines, taps, low, high, to):
+        tile = load(height, 1, b, 7, 3, 0)
+        if low < high:
+            tile = stencil_within(
+                tile, a, i, across, tap, line, b, j, b_tap, b_line, lines, taps, shared, apart, low, high, len(b) - 64
+            )
+        else:
+            tile = stencil(tile, a, i, across, tap, line, b, j, b_tap, b_line, lines, taps, shared, apart)
+        store(tile, to, 0, lanes_of(to), 0)
+
+    return by_stencil
+
+
+@each_dtype
+@pytest.mark.parametrize(("shared", "apart"), [(0, 1), *product(SHARED, (1, 2))])
+@each_way
+def test_stencils_mean_what_they_say(way: Callable, shared: int, apart: int, dtype: Any) -> None:
+    a, b, to = buffers(dtype)
+    b[-64:] = 0
+    size = lanes(dtype)
+    lane = np.arange(size)
+    for lines, tap, low, high in ((3, size, 0, 0), (2, size + 1, -5, 3 * size), (1, size, size, 9999), (2, 0, 1, 2)):
+        taps, across = shared or 4, (apart if shared else 3) * tap
+        wanted, got = to.copy(), to.copy()
+        for p, r, k in product(range(PIXELS), range(lines), range(taps)):
+            if r == k == 0:
+                wanted[p * size + lane] = b[7 + 3 * p + lane]
+            offset = p * across + k * tap
+            if low >= high or low <= offset < high:
+                wanted[p * size + lane] += a[3 + r * 150 + offset + lane] * b[11 + r * 77 + k * size + lane]
+        function = way(stencils(PIXELS, shared, apart))
+        function(a, 3, across, tap, 150, b, 11, size, 77, lines, taps, low, high, got)
         np.testing.assert_array_equal(got, wanted)
 
 

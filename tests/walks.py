@@ -19,7 +19,7 @@ from numbaconv.kernels.depthwise import DEPTHWISE, PIXELS, SHARED, correlate_dep
 from numbaconv.kernels.images import IMAGES, correlate_images
 from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
-from numbaconv.kernels.weight_depthwise import WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
+from numbaconv.kernels.weight_depthwise import QUAD, WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
 from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
 from numbaconv.kernels.weight_images import ROWS, WEIGHT_IMAGES, weight_gradient_images
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
@@ -492,13 +492,13 @@ def check_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
 
     # shared memory: packed weights, then the threads' parts
     check_groups(n, g)
-    assert n.groups * n.taps * n.pitch <= n.slabs <= plan.shared
+    assert n.groups * n.taps * n.pitch <= n.nothing <= n.slabs - n.lanes
+    assert n.slabs <= plan.shared
     assert plan.no_bias.shape == (1, n.groups * n.pitch)
     # a thread's part: the slab, if there is one, then the staged band
     if n.direct:
         assert (n.x_c, n.line, n.pixel) == (1, n.x_h, n.x_w)
         assert n.C % n.lanes == 0
-        assert not plan.zeros
     else:
         assert (n.line, n.pixel) == (n.columns * n.pitch, n.pitch)
         assert ((n.band - 1) * n.in_h + n.span) * n.line <= n.stage
@@ -509,28 +509,30 @@ def check_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     reached = np.zeros((H, W), int)
     used: Counter[int] = Counter()
     for phase in phases.tolist():
-        first_row, rows, first_column, columns, row, column, weights, tap_rows, first, last, shared, apart = phase
+        first_row, rows, first_column, columns, row, column, weights, tap_rows, first, last, *rest = phase
+        shared, apart, taps = rest
         pixels = tiles[first:last].tolist()
         assert rows <= n.rows <= n.bands * n.band
-        assert {start + p for start, height, _, _ in pixels for p in range(height)} == set(range(columns))
-        most = max((tap + taps for _, _, tap, taps in pixels), default=0)
+        heights = [exist or PIXELS for _, exist, _, _ in pixels]
+        computed = {start + p for (start, *_), height in zip(pixels, heights, strict=True) for p in range(height)}
+        assert computed == set(range(columns))
         if shared:  # the loop that is taken knows these numbers
             assert shared in SHARED
+            assert shared == taps
             assert n.in_w * n.pixel == apart * n.tap_pixel
-            assert {taps for _, height, _, taps in pixels if height > 1} <= {shared}
-        for start, height, tap, taps in pixels:
-            assert height in PIXELS
-            assert height == 1 or tap == 0
-            if n.direct and height == 1:  # no tap that finds a pixel is left out
-                found = [k for k in range(most) if 0 <= column + start * n.in_w + k * n.tap_pixel // n.pixel < n.IW]
-                assert found == list(range(tap, tap + taps))
-            reads = [column + (start + p) * n.in_w + (tap + k) * n.tap_pixel // n.pixel
-                     for p in range(height) for k in range(taps)]  # fmt: skip
-            assert all(0 <= read < (n.IW if n.direct else n.columns) for read in reads)
+        for start, exist, low, high in pixels:
+            assert exist <= PIXELS
+            reads = [p * n.in_w + k * n.tap_pixel // n.pixel for p in range(PIXELS) for k in range(taps)]
+            begin = column + start * n.in_w
+            assert (low, high) == (-begin, (n.IW if n.direct else n.columns) - begin)
+            if exist == 0:
+                assert all(low <= read < high for read in reads)
+            if not n.direct:  # a slab holds all that pixels read which exist
+                assert all(low <= read < high for read in reads[: (exist or PIXELS) * taps])
         if not n.direct:  # all rows of taps are in the slab
             assert all(0 <= row + k * n.tap_h - n.top < n.span for k in range(tap_rows))
         assert weights % n.pitch == 0
-        for i, k in product(range(tap_rows), range(most)):
+        for i, k in product(range(tap_rows), range(taps)):
             used[(weights + i * n.weight_row + k * n.tap_weight) // n.pitch] += 1
         for q in range(rows):  # a band's rows are staged, and copied, with that band
             top = q // n.band * n.band * n.out_h
@@ -591,42 +593,42 @@ def check_weight_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     if n.direct:  # the images are read as they are
         assert n.C % n.lanes == 0
         assert n.pixel == n.C == n.x_w == n.z_w
-        assert n.own == plan.own == 0
+        assert n.nothing + n.lanes <= n.own == plan.own
         assert n.line == n.IW * n.C == n.x_h
         assert n.z_h == n.OW * n.C
-        assert (n.in_h, n.in_w, n.top) == (g.SH, g.SW, 0)
-        assert 0 <= n.whole <= n.whole_end <= n.OW
+        assert (n.in_h, n.top, n.columns) == (g.SH, 0, g.IW)
+        assert n.in_w == g.SW or n.OW == 1
+        assert n.shared
     else:  # the slabs of the input and of the gradient
         assert ((n.band - 1) * n.in_h + n.span) * n.columns * n.pitch <= n.gradient
-        assert n.gradient + n.band * n.OW * n.pitch <= n.own == plan.own
+        assert n.gradient + n.band * n.OW * n.pitch <= n.nothing <= n.own - n.lanes
+        assert n.own == plan.own
         assert n.pixel == n.pitch
-        assert (n.whole, n.whole_end) == (0, n.OW)
-    assert n.tap_pixel == n.tap_w * n.pixel
+    if n.shared:
+        assert n.tap_pixel == n.pixel
+        assert n.in_w in (1, 2)
+        if n.OW % QUAD:  # zeros stand for the pixels that do not exist
+            assert plan.zeros
 
     used: Counter[int] = Counter()
     for size, *rest in triples.tolist():
         assert size in WINDOW_SIZES
-        for offset, sums, row in zip(rest[:3], rest[3:6], rest[6:], strict=True):
+        for offset, sums, row, begin in zip(rest[:3], rest[3:6], rest[6:9], rest[9:], strict=True):
             first = sums // n.pitch
             if n.direct:
-                column = offset // n.C
-                assert offset == column * n.C
-                reached = [ow * g.SW + column + t * n.tap_w for ow in range(n.whole, n.whole_end) for t in range(size)]
-                assert all(0 <= w < g.IW for w in reached)
+                assert offset == begin
                 if first < n.taps:
-                    assert (row, column) == (first // g.KW * g.DH - g.PT, first % g.KW * g.DW - g.PL)
-                    assert n.tap_w == g.DW or size == 1
+                    column = first % g.KW * g.DW - g.PL
+                    assert (row, begin) == (first // g.KW * g.DH - g.PT, column * n.C)
             else:
                 check_window(n, offset, int(n.OW), size)
                 assert row == 0
+                assert begin == offset % n.line
             assert sums % n.pitch == 0
             assert 0 <= sums <= n.block_size - size * n.pitch
             if first < n.taps:
                 used.update(range(first, first + size))
     check_taps(used, g)
-    if n.shared:
-        assert n.tap_w == 1
-        assert n.in_w in (1, 2) or n.OW < 4
 
     assert n.units == g.N * n.bands
     assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band

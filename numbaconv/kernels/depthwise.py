@@ -15,23 +15,22 @@ some phases. The work is cut into tasks, a band of rows of one image, of some ch
 
 A multiply-add needs a pixel of its own here, and loading it takes longer than the multiply-add does. But the taps of a
 kernel row share most of their pixels, so those are loaded together, once. What takes longest are the ways between the
-first cache and the second: that of the source, and there and back that of the target. A slab would double them. So
-where channels are innermost, the image is read where it is, and the few pixels of a row that meet padding have tiles of
-their own, with the taps that find something.
+caches: that of the source, and there and back that of the target. A slab would double them. So where channels are
+innermost, the image is read where it is, tiles are low, and all channels of one are computed before the next: then
+memory is read and written almost in its order. In a tile that reaches beyond the edge of the image, or beyond the end
+of a short row, pixels that do not exist are zeros.
 """
 
 from __future__ import annotations
 
-from numbaconv import simd
-from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv.jit import inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, transpose_all, unpack_tile
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import write
-from numbaconv.simd import clear, rectify, spread, stencil, store
+from numbaconv.simd import clear, rectify, spread, stencil, stencil_within, store
 
-#: How many pixels a tile may have. The longest leaves registers for the weights of a row.
-LONGEST, SHORT = (16, 7) if simd.VECTOR_REGISTERS >= 32 else (8, 4)
-PIXELS = (LONGEST, SHORT, 1)
+#: Pixels of a tile.
+PIXELS = 8
 #: So many taps of a row share the pixels that they load, where pixels are one or two taps apart.
 SHARED = (3, 5, 7)
 
@@ -54,6 +53,7 @@ DEPTHWISE = record(
     "lanes",  # lanes of one vector
     "pitch",  # channels of a group, which are packed together: whole vectors
     "groups",
+    "nothing",  # where among the packed weights there is a vector of zeros
     "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "stage",  # where in it the staged band begins
@@ -61,7 +61,7 @@ DEPTHWISE = record(
     "bands",  # bands of an image
     "band",  # rows of a band, counted in pixels of a phase
     "rows",  # rows of the largest phase
-    "direct",  # 1: there is no slab, the image is read where it is, and taps that find no pixel are left out
+    "direct",  # 1: there is no slab, and the image is read where it is
     "top",  # source row and column that pixel (0, 0) of a phase reaches first
     "left",
     "span",  # slab rows that a single pixel reaches
@@ -93,13 +93,14 @@ def correlate_depthwise(x, w, bias, y, packed, scratch, numbers, phases, tiles, 
     ----------
     numbers : int array
         A DEPTHWISE.
-    phases : int array (phases, 12)
+    phases : int array (phases, 13)
         First row and rows, first column and columns of the phase's pixels; source row and column (of the slab, if there
         is one) that its first tap finds for the first of them, and where its weights are; rows of its taps; its tiles;
         the taps of a row if they share the pixels that they load, else 0, and how many taps a pixel and the next are
-        apart then.
+        apart then; the taps of a row.
     tiles : int array (tiles, 4)
-        First pixel, height of the tile; first tap of each row, how many. Only a tile of height 1 does without some.
+        First pixel; pixels that exist, or 0 if all do and all taps find something; how many columns after what the
+        first tap of the first pixel finds the row begins, and ends.
     """
     plan = read(numbers, DEPTHWISE)
     if stage != 1:
@@ -116,6 +117,8 @@ def _pack_weights(w, packed, plan, group):
     channels = min(plan.pitch, plan.C - first)
     to = first * plan.taps
     clear(packed, to, plan.taps * plan.pitch)
+    if group == 0:
+        clear(packed, plan.nothing, plan.lanes)
     transpose_all(packed, to, plan.pitch, w, first * plan.taps, plan.taps, channels, plan.taps, plan.lanes)
 
 
@@ -210,7 +213,7 @@ def _correlate_pixels(
 ):  # fmt: skip
     """One row of one phase, all channels of a group."""
     weights = group * plan.pitch * plan.taps + phases[phase, 6] + low * plan.weight_row
-    where = at, step, begin, weights, group * plan.pitch, channels, rows
+    where = at, step, begin, weights, group * plan.pitch, channels, rows, phases[phase, 12]
     span, shared, across = (phases[phase, 8], phases[phase, 9]), phases[phase, 10], phases[phase, 11]
     if shared == 3 and across == 1:
         _tiles_3_1(bias, to, packed, source, where, plan, tiles, span)
@@ -228,39 +231,35 @@ def _correlate_pixels(
         _tiles_0(bias, to, packed, source, where, plan, tiles, span)
 
 
-@device
-def _sum(tile, x, packed, place, shared, apart, relu):
-    """Add the taps that there are to a tile, and rectify it if that is wanted."""
-    i, across, tap, line, j, tap_weight, weight_row, rows, taps = place
-    tile = stencil(tile, x, i, across, tap, line, packed, j, tap_weight, weight_row, rows, taps, shared, apart)
-    return rectify(tile) if relu else tile
-
-
 def _tiles(shared, apart):
     """The same, tile by tile, each with all channels, for so many taps that share what they load: see ``stencil``."""
 
     @routine
-    def tiles_of_a_row(bias, to, packed, source, where, plan, tiles, span):
-        at, step, begin, weights, first, channels, rows = where
+    def tiles_of_a_row(bias, to, packed, x, where, plan, tiles, span):
+        at, step, begin, weights, first, channels, rows, taps = where
         # What does not change is read once: for all that the compiler knows, a store could change it.
-        lanes, relu, across, tap_pixel, tap_weight = (
-            plan.lanes, plan.relu, plan.in_w * plan.pixel, plan.tap_pixel, plan.tap_weight
+        lanes, relu, pixel, tap, line, nothing = (
+            plan.lanes, plan.relu, plan.pixel, plan.tap_pixel, plan.tap_h * plan.line, plan.nothing
         )  # fmt: skip
-        line, weight_row = plan.tap_h * plan.line, plan.weight_row
+        across, tap_weight, weight_row = plan.in_w * pixel, plan.tap_weight, plan.weight_row
         for k in range(span[0], span[1]):
-            height, tap, taps, target = tiles[k, 1], tiles[k, 2], tiles[k, 3], at + tiles[k, 0] * step
-            here, there = begin + tiles[k, 0] * across + tap * tap_pixel, weights + tap * tap_weight
+            exist, target, here = tiles[k, 1], at + tiles[k, 0] * step, begin + tiles[k, 0] * across
+            low, high = tiles[k, 2] * pixel, tiles[k, 3] * pixel
             for c in range(0, channels, lanes):
-                place = here + c, across, tap_pixel, line, there + c, tap_weight, weight_row, rows, taps
-                if height == LONGEST:
-                    tile = _sum(spread(LONGEST, 1, bias, first + c), source, packed, place, shared, apart, relu)
-                    write(tile, to, target + c, step, True, LONGEST, channels - c, lanes)
-                elif height == SHORT:
-                    tile = _sum(spread(SHORT, 1, bias, first + c), source, packed, place, shared, apart, relu)
-                    write(tile, to, target + c, step, True, SHORT, channels - c, lanes)
+                tile = spread(PIXELS, 1, bias, first + c)
+                if exist == 0:
+                    tile = stencil(
+                        tile, x, here + c, across, tap, line, packed, weights + c, tap_weight, weight_row, rows, taps,
+                        shared, apart,
+                    )  # fmt: skip
+                    write(rectify(tile) if relu else tile, to, target + c, step, True, PIXELS, channels - c, lanes)
                 else:
-                    tile = _sum(spread(1, 1, bias, first + c), source, packed, place, 0, 1, relu)
-                    write(tile, to, target + c, step, True, 1, channels - c, lanes)
+                    tile = stencil_within(
+                        tile, x, here + c, across, tap, line, packed, weights + c, tap_weight, weight_row, rows, taps,
+                        shared, apart, low, high, nothing,
+                    )  # fmt: skip
+                    whole = exist == PIXELS
+                    write(rectify(tile) if relu else tile, to, target + c, step, whole, exist, channels - c, lanes)
 
     return tiles_of_a_row
 

@@ -2,20 +2,21 @@
 
 For every tap it sums, over all output pixels, the input pixel that the tap reads there times the gradient of the output
 pixel, lane by lane: lanes are channels. The taps of a kernel row are one *window*, or a few. The sums of three windows
-are taken together, so that a 3 x 3 kernel reads the gradient once; those of four pixels too, for the taps of a window
+are taken together, so that a 3 x 3 kernel reads the gradient once; and those of four pixels, for the taps of a window
 share most of what they read there. The work is cut into tasks, some bands of rows of some images, of some channels
 each. A task sums into a part of its own::
 
     task:   for each of its bands: pack the band of the input and of the gradient into slabs
-                for each row, each three windows, each vector of channels:
+                for each row, each three windows, each four pixels, each vector of channels:
                     tiles  = part
-                    tiles += input pixels x output gradient, for all pixels of the row      (simd.slide)
+                    tiles += input pixels x output gradient      (simd.slide)
                     part   = tiles
 
 At the end the parts are added up in a fixed order.
 
-Where channels are innermost in both and fill vectors, there are no slabs: both are read where they are. A window whose
-row is not in the image is left out; of pixels near the edge, those products are added that there are.
+Where channels are innermost in both and fill vectors, there are no slabs: both are read where they are, almost in the
+order of memory. A window whose row is not in the image is left out; for pixels that do not exist, zeros are read. Where
+taps are so far apart that they share nothing, there always are slabs, and pixels are taken one after the other.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from __future__ import annotations
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
-from numbaconv.simd import clear, hadamard, load, slide, store
+from numbaconv.simd import clear, hadamard, load, slide, slide_within, store
 
 #: How many taps a window may have, and how many windows are summed together.
 WINDOW_SIZES = (7, 5, 3, 1)
 WINDOWS = 3
+#: How many pixels share what they load.
+QUAD = 4
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WEIGHT_DEPTHWISE = record(
@@ -49,6 +52,7 @@ WEIGHT_DEPTHWISE = record(
     "pitch",  # channels of a group, which are packed together: whole vectors
     "groups",
     "block_size",  # elements of the sums of a group
+    "nothing",  # where there is a vector of zeros
     "parts",  # partial sums
     "slabs",  # where the threads' own parts of the scratch memory begin
     "own",  # elements of such a part
@@ -62,12 +66,9 @@ WEIGHT_DEPTHWISE = record(
     "left",
     "span",  # slab rows that a single pixel reaches
     "direct",  # 1: there are no slabs
-    "whole",  # the first and one past the last pixel of a row whose taps all find something
-    "whole_end",
     "pixel",  # elements from a pixel to the next, in both
     "line",  # and from a row of the input to the next
-    "tap_w",  # columns from a tap to the next
-    "columns",  # slab columns
+    "columns",  # slab columns, or those of the image
     "pieces",  # stretches of image columns that a slab row is made of
     "apart",  # image columns from a stretch to the next
     "tap_pixel",  # elements of the slab from a tap to the next
@@ -86,9 +87,9 @@ def weight_gradient_depthwise(x, z, w, scratch, numbers, taps, triples, stage, t
         A WEIGHT_DEPTHWISE.
     taps : int array (1, 2)
         Where in a filter its taps begin, and where in its sums.
-    triples : int array (triples, 10)
-        Taps of a window; for each of three windows where in a row it finds its first pixel, and where its sums are; and
-        in which row of those that an output row reaches.
+    triples : int array (triples, 13)
+        Taps of a window; for each of three windows where it finds its first pixel, and where its sums are; in which row
+        of those that an output row reaches; and where in that row.
     """
     plan = read(numbers, WEIGHT_DEPTHWISE)
     if stage != 1:
@@ -112,6 +113,8 @@ def _unpack_sums(w, scratch, plan, taps, group):
 def _sum_share(x, z, scratch, plan, triples, thread, threads):
     """One thread's share of the tasks: one partial sum of one group each."""
     own = plan.slabs + thread * plan.own
+    nothing = own + plan.nothing
+    clear(scratch, nothing, plan.lanes)
     for task in share(plan.tasks, thread, threads):
         part, group = task // plan.groups, task % plan.groups
         clear(scratch, task * plan.block_size, plan.block_size)
@@ -143,12 +146,13 @@ def _sum_band(x, z, scratch, own, sums, plan, triples, group, unit):
     for row in range(rows):
         where = start, at + row * plan.in_h, reached
         _sum_row(
-            source, where, gradient, there + row * plan.OW * plan.pixel, scratch, sums, plan, triples, channels
+            source, where, gradient, there + row * plan.OW * plan.pixel, scratch, sums, own + plan.nothing, plan,
+            triples, channels,
         )  # fmt: skip
 
 
 @routine
-def _sum_row(x, where, z, gradient, to, sums, plan, triples, channels):
+def _sum_row(x, where, z, gradient, to, sums, nothing, plan, triples, channels):
     """Add one row's share: where the input begins, the first row of it that is reached, and how many there are.
 
     The sums of a window whose row is not there are put where nobody reads them.
@@ -159,22 +163,15 @@ def _sum_row(x, where, z, gradient, to, sums, plan, triples, channels):
         a, to_a = _window(where, triples[k, 7], triples[k, 1], sums + triples[k, 4], nowhere, plan)
         b, to_b = _window(where, triples[k, 8], triples[k, 2], sums + triples[k, 5], nowhere, plan)
         c, to_c = _window(where, triples[k, 9], triples[k, 3], sums + triples[k, 6], nowhere, plan)
-        if plan.whole > 0 or plan.whole_end < plan.OW:
-            _sum_edges(taps, x, a, z, gradient, to, to_a, triples[k, 1], plan, channels)
-            _sum_edges(taps, x, b, z, gradient, to, to_b, triples[k, 2], plan, channels)
-            _sum_edges(taps, x, c, z, gradient, to, to_c, triples[k, 3], plan, channels)
-        begin = plan.whole * plan.in_w * plan.pixel
-        a, b, c, there = a + begin, b + begin, c + begin, gradient + plan.whole * plan.pixel
-        for lane in range(0, channels, plan.lanes):
-            places = a + lane, b + lane, c + lane, there + lane, to_a + lane, to_b + lane, to_c + lane
-            if taps == 7:
-                _sum(7, x, z, to, places, plan)
-            elif taps == 5:
-                _sum(5, x, z, to, places, plan)
-            elif taps == 3:
-                _sum(3, x, z, to, places, plan)
-            else:
-                _sum(1, x, z, to, places, plan)
+        places, firsts = (a, b, c, gradient, to_a, to_b, to_c), (triples[k, 10], triples[k, 11], triples[k, 12])
+        if taps == 7:
+            _sum_7(x, z, to, places, firsts, nothing, plan, channels)
+        elif taps == 5:
+            _sum_5(x, z, to, places, firsts, nothing, plan, channels)
+        elif taps == 3:
+            _sum_3(x, z, to, places, firsts, nothing, plan, channels)
+        else:
+            _sum_1(x, z, to, places, firsts, nothing, plan, channels)
 
 
 @inlined
@@ -186,52 +183,78 @@ def _window(where, row, place, sums, nowhere, plan):
     return start + min(max(found, 0), rows - 1) * plan.line + place, sums if inside else nowhere
 
 
-@routine
-def _sum_edges(taps, x, a, z, gradient, to, sums, first, plan, channels):
-    """Add what there is of those pixels of a row that do not find all taps."""
-    for ow in range(plan.OW):
-        if ow < plan.whole or ow >= plan.whole_end:
-            for tap in range(taps):
-                column = ow * plan.in_w + first // plan.pixel + tap * plan.tap_w
-                if 0 <= column < plan.IW:
-                    here, there = a + ow * plan.in_w * plan.pixel + tap * plan.tap_pixel, gradient + ow * plan.pixel
-                    for lane in range(0, channels, plan.lanes):
-                        place = sums + tap * plan.pitch + lane
-                        tile = hadamard(load(1, 1, to, place, 0, 0), x, here + lane, 0, z, there + lane)
-                        store(tile, to, place, 0, 0)
+def _summing(taps):
+    """The pixels of a row, for ``taps`` times three windows: ``firsts`` says where in a row those begin."""
+
+    @routine
+    def one_window(x, a, first, z, there, to, sums, exist, nothing, plan, channels):
+        """Some pixels that do not all exist, or whose taps do not all find something: those of one window."""
+        pixel, low, high = plan.pixel, -first, plan.columns * plan.pixel - first
+        for lane in range(0, channels, plan.lanes):
+            tile, here = load(taps, 1, to, sums + lane, plan.pitch, 0), a + lane
+            if plan.in_w == 1:
+                tile = slide_within(
+                    tile, x, here, pixel, z, there + lane, pixel, QUAD, 1, 1, low, high, exist, to, nothing
+                )  # fmt: skip
+            else:
+                tile = slide_within(
+                    tile, x, here, pixel, z, there + lane, pixel, QUAD, 1, 2, low, high, exist, to, nothing
+                )  # fmt: skip
+            store(tile, to, sums + lane, plan.pitch, 0)
+
+    @routine
+    def three_windows(x, z, to, places, firsts, nothing, plan, channels):
+        if not plan.shared:
+            for lane in range(0, channels, plan.lanes):
+                _sum_one_by_one(taps, x, z, to, places, lane, plan)
+            return
+        a, b, c, gradient, to_a, to_b, to_c = places
+        low, high = min(firsts[0], firsts[1], firsts[2]), max(firsts[0], firsts[1], firsts[2])
+        reach = ((QUAD - 1) * plan.in_w + taps) * plan.pixel
+        for pixel in range(0, plan.OW, QUAD):
+            at, there, exist = pixel * plan.in_w * plan.pixel, gradient + pixel * plan.pixel, min(plan.OW - pixel, QUAD)
+            if exist < QUAD or low + at < 0 or high + at + reach > plan.columns * plan.pixel:
+                one_window(x, a + at, firsts[0] + at, z, there, to, to_a, exist, nothing, plan, channels)
+                one_window(x, b + at, firsts[1] + at, z, there, to, to_b, exist, nothing, plan, channels)
+                one_window(x, c + at, firsts[2] + at, z, there, to, to_c, exist, nothing, plan, channels)
+            else:
+                for lane in range(0, channels, plan.lanes):
+                    if plan.in_w == 1:
+                        _sum_pixels(taps, 1, x, z, to, places, at, there + lane, lane, plan)
+                    else:
+                        _sum_pixels(taps, 2, x, z, to, places, at, there + lane, lane, plan)
+
+    return three_windows
 
 
 @device
-def _sum(taps, x, x_z, to, places, plan):
-    """The pixels of a row, one after the other or four at a time, for ``taps`` times three vectors of sums."""
-    a, b, c, z, to_a, to_b, to_c = places
-    pitch, left, pixel, tap = plan.pitch, plan.whole_end - plan.whole, plan.pixel, plan.tap_pixel
-    one, two = load(taps, 1, to, to_a, pitch, 0), load(taps, 1, to, to_b, pitch, 0)
-    three = load(taps, 1, to, to_c, pitch, 0)
-    step = plan.in_w * pixel
-    if plan.shared and taps > 1:
-        for _ in range(left // 4):
-            if plan.in_w == 1:
-                one = slide(one, x, a, pixel, x_z, z, pixel, 4, 1, 1)
-                two = slide(two, x, b, pixel, x_z, z, pixel, 4, 1, 1)
-                three = slide(three, x, c, pixel, x_z, z, pixel, 4, 1, 1)
-            else:
-                one = slide(one, x, a, pixel, x_z, z, pixel, 4, 1, 2)
-                two = slide(two, x, b, pixel, x_z, z, pixel, 4, 1, 2)
-                three = slide(three, x, c, pixel, x_z, z, pixel, 4, 1, 2)
-            a += 4 * step
-            b += 4 * step
-            c += 4 * step
-            z += 4 * pixel
-        left = left % 4
-    for _ in range(left):
-        one = hadamard(one, x, a, tap, x_z, z)
-        two = hadamard(two, x, b, tap, x_z, z)
-        three = hadamard(three, x, c, tap, x_z, z)
-        a += step
-        b += step
-        c += step
-        z += pixel
-    store(one, to, to_a, pitch, 0)
-    store(two, to, to_b, pitch, 0)
-    store(three, to, to_c, pitch, 0)
+def _sum_pixels(taps, step, x, z, to, places, begin, there, lane, plan):
+    """Some pixels, all of whose taps find something."""
+    a, b, c, _, to_a, to_b, to_c = places
+    pixel, pitch, at = plan.pixel, plan.pitch, begin + lane
+    one = load(taps, 1, to, to_a + lane, pitch, 0)
+    two = load(taps, 1, to, to_b + lane, pitch, 0)
+    three = load(taps, 1, to, to_c + lane, pitch, 0)
+    store(slide(one, x, a + at, pixel, z, there, pixel, QUAD, 1, step), to, to_a + lane, pitch, 0)
+    store(slide(two, x, b + at, pixel, z, there, pixel, QUAD, 1, step), to, to_b + lane, pitch, 0)
+    store(slide(three, x, c + at, pixel, z, there, pixel, QUAD, 1, step), to, to_c + lane, pitch, 0)
+
+
+@device
+def _sum_one_by_one(taps, x, z, to, places, lane, plan):
+    """All pixels of a row, one after the other."""
+    a, b, c, there, to_a, to_b, to_c = places
+    pitch, pixel, tap, step = plan.pitch, plan.pixel, plan.tap_pixel, plan.in_w * plan.pixel
+    one = load(taps, 1, to, to_a + lane, pitch, 0)
+    two = load(taps, 1, to, to_b + lane, pitch, 0)
+    three = load(taps, 1, to, to_c + lane, pitch, 0)
+    for ow in range(plan.OW):
+        one = hadamard(one, x, a + ow * step + lane, tap, z, there + ow * pixel + lane)
+        two = hadamard(two, x, b + ow * step + lane, tap, z, there + ow * pixel + lane)
+        three = hadamard(three, x, c + ow * step + lane, tap, z, there + ow * pixel + lane)
+    store(one, to, to_a + lane, pitch, 0)
+    store(two, to, to_b + lane, pitch, 0)
+    store(three, to, to_c + lane, pitch, 0)
+
+
+_sum_7, _sum_5, _sum_3, _sum_1 = _summing(7), _summing(5), _summing(3), _summing(1)

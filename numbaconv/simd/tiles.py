@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import lower_builtin, type_callable
 
 from numbaconv.simd.code import Code, Tile, keep_rolled, pointer_of
@@ -19,7 +17,6 @@ from numbaconv.simd.words import (
     add,
     dot,
     fill,
-    hadamard,
     lift,
     load,
     outer,
@@ -27,11 +24,8 @@ from numbaconv.simd.words import (
     put,
     rectify,
     silent,
-    slide,
     spread,
-    stencil,
     store,
-    sweep,
     trim,
     turn,
     zeros,
@@ -83,37 +77,6 @@ def _type_pile(context: Any) -> Callable:
 @type_callable(dot)
 def _type_outer(context: Any) -> Callable:
     return lambda tile, a, i, pitch, b, j, apart: tile
-
-
-@type_callable(hadamard)
-def _type_hadamard(context: Any) -> Callable:
-    return lambda tile, a, i, pitch, b, j: tile
-
-
-@type_callable(slide)
-def _type_slide(context: Any) -> Callable:
-    def typed(
-        tile: Any, a: Any, i: Any, pitch: Any, b: Any, j: Any, b_pitch: Any, taps: Any, rows: Any, along: Any
-    ) -> Any:
-        return tile if all(isinstance(size, types.IntegerLiteral) for size in (taps, rows, along)) else None
-
-    return typed
-
-
-@type_callable(stencil)
-def _type_stencil(context: Any) -> Callable:
-    def typed(
-        tile: Any, a: Any, i: Any, across: Any, tap: Any, line: Any, b: Any, j: Any, b_tap: Any, b_line: Any,
-        lines: Any, taps: Any, shared: Any, apart: Any,
-    ) -> Any:  # fmt: skip
-        return tile if all(isinstance(size, types.IntegerLiteral) for size in (shared, apart)) else None
-
-    return typed
-
-
-@type_callable(sweep)
-def _type_sweep(context: Any) -> Callable:
-    return lambda tile, a, i, pitch, b, j, b_pitch, taps: tile if isinstance(taps, types.IntegerLiteral) else None
 
 
 @type_callable(store)
@@ -238,88 +201,6 @@ def _lower_rank_one(code: Code, sig: Any, args: Any, factor_at: Callable) -> Any
         factor = factor_at(code, here[p])
         result += [code.fma(factor, vector, total) for vector, total in zip(vectors, row, strict=True)]
     return code.tile_of(result)
-
-
-@lower_builtin(hadamard, Tile, types.Array, types.Integer, types.Integer, types.Array, types.Integer)
-def _lower_hadamard(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    tile, a, i, pitch, b, j = args
-    code = Code(context, builder, sig.args[0])
-    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
-    keep_rolled(builder)
-    apart = ir.Constant(ir.IntType(64), code.tile.lanes)
-    weights = [code.load(code.pointer(right, v, apart)) for v in range(code.tile.vectors)]
-    here = code.column(left, pitch, code.tile.rows)
-    result = []
-    for p, row in enumerate(code.rows(tile)):
-        values = [code.load(code.pointer(here[p], v, apart)) for v in range(code.tile.vectors)]
-        result += [code.fma(*factors) for factors in zip(values, weights, row, strict=True)]
-    return code.tile_of(result)
-
-
-@lower_builtin(slide, Tile, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 5)
-def _lower_slide(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    tile, a, i, pitch, b, j, b_pitch = args[:7]
-    taps, rows, along = (size.literal_value for size in sig.args[7:])
-    code = Code(context, builder, sig.args[0])
-    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
-    keep_rolled(builder)
-    weights = [code.load(code.pointer(right, k, b_pitch)) for k in range(taps)]
-    return _shared(code, tile, left, pitch, weights, rows, along)
-
-
-@lower_builtin(stencil, Tile, types.Array, *[types.Integer] * 4, types.Array, *[types.Integer] * 7)
-def _lower_stencil(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    tile, a, i, across, tap, line, b, j, b_tap, b_line, lines, taps = args[:12]
-    shared, apart = (size.literal_value for size in sig.args[12:])
-    code = Code(context, builder, sig.args[0])
-    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[6], b, j)
-    sums = cgutils.alloca_once_value(builder, tile)
-    with _lines(code, left, right, line, b_line, lines) as (here, there):
-        if shared:
-            weights = [code.load(code.pointer(there, k, b_tap)) for k in range(shared)]
-            builder.store(_shared(code, builder.load(sums), here, tap, weights, apart, 1), sums)
-        else:
-            with cgutils.for_range(builder, taps) as k:
-                keep_rolled(builder)
-                weight = code.load(builder.gep(there, [builder.mul(k.index, b_tap)]))
-                places = code.column(builder.gep(here, [builder.mul(k.index, tap)]), across, code.tile.rows)
-                rows = code.rows(builder.load(sums))
-                products = [code.fma(code.load(place), weight, row[0]) for place, row in zip(places, rows, strict=True)]
-                builder.store(code.tile_of(products), sums)
-    return builder.load(sums)
-
-
-@contextmanager
-def _lines(code: Code, left: Any, right: Any, line: Any, b_line: Any, lines: Any) -> Iterator[tuple[Any, Any]]:
-    """A loop over the lines of a kernel: where what it reads begins, on both sides."""
-    with cgutils.for_range(code.builder, lines) as loop:
-        keep_rolled(code.builder)
-        here, there = (code.builder.mul(loop.index, step) for step in (line, b_line))
-        yield code.builder.gep(left, [here]), code.builder.gep(right, [there])
-
-
-@lower_builtin(sweep, Tile, types.Array, *[types.Integer] * 2, types.Array, *[types.Integer] * 3)
-def _lower_sweep(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    tile, a, i, pitch, b, j, b_pitch = args[:7]
-    code = Code(context, builder, sig.args[0])
-    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
-    keep_rolled(builder)
-    weights = [code.broadcast(code.pointer(right, k, b_pitch)) for k in range(sig.args[7].literal_value)]
-    return _shared(code, tile, left, pitch, weights, 1, 1)
-
-
-def _shared(code: Code, tile: Any, left: Any, pitch: Any, weights: list[Any], rows: int, along: int) -> Any:
-    """A tile plus the products of the weights and vectors, each of which is loaded once for all rows that take it."""
-    taps = len(weights)
-    sums = [row[0] for row in code.rows(tile)]
-    count = (len(sums) - 1) * rows + (taps - 1) * along + 1
-    for position, here in enumerate(code.column(left, pitch, count)):
-        pairs = [(p, k) for p in range(len(sums)) for k in range(taps) if p * rows + k * along == position]
-        if pairs:
-            vector = code.load(here)
-            for p, k in pairs:
-                sums[p] = code.fma(vector, weights[k], sums[p])
-    return code.tile_of(sums)
 
 
 @lower_builtin(store, Tile, types.Array, types.Integer, types.Integer, types.Integer)

@@ -88,6 +88,51 @@ def stencil(
 
 
 @silent
+def slide_within(
+    tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, b_pitch: int, taps: int, rows: int, along: int,
+    low: int, high: int, count: int, zero: np.ndarray, nothing: int,
+) -> Any:  # fmt: skip
+    """:func:`slide`, where some vectors do not exist: instead of those, the zeros from ``zero[nothing]`` on are read.
+
+    There are the vectors of ``a`` that begin at least ``low`` and less than ``high`` elements after ``i``, and the
+    first ``count`` of ``b``.
+    """
+    for k in range(taps):
+        vector = zero, nothing
+        if k < count:
+            vector = b, j + k * b_pitch
+        offsets = [(p * rows + k * along) * pitch for p in range(len(tile))]
+        tile = _rows_within(tile, a, i, offsets, low, high, zero, nothing, *vector)
+    return tile
+
+
+@silent
+def stencil_within(
+    tile: Any, a: np.ndarray, i: int, across: int, tap: int, line: int, b: np.ndarray, j: int, b_tap: int, b_line: int,
+    lines: int, taps: int, shared: int, apart: int, low: int, high: int, nothing: int,
+) -> Any:  # fmt: skip
+    """:func:`stencil`, where some vectors of ``a`` do not exist: zeros are read instead, from ``b[nothing]`` on.
+
+    In each line there are those that begin at least ``low`` and less than ``high`` elements after the first.
+    """
+    for r in range(lines):
+        for k in range(taps):
+            offsets = [p * across + k * tap for p in range(len(tile))]
+            vector = b, j + r * b_line + k * b_tap
+            tile = _rows_within(tile, a, i + r * line, offsets, low, high, b, nothing, *vector)
+    return tile
+
+
+def _rows_within(
+    tile: Any, a: np.ndarray, i: int, offsets: list[int], low: int, high: int, zero: np.ndarray, nothing: int,
+    b: np.ndarray, j: int,
+) -> Any:  # fmt: skip
+    width = tile.shape[1]
+    found = [(a, i + offset) if low <= offset < high else (zero, nothing) for offset in offsets]
+    return tile + np.stack([cut(*place, width) for place in found]) * cut(b, j, width)
+
+
+@silent
 def sweep(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, b_pitch: int, taps: int) -> Any:
     """Add products of vectors and scalars, loading those vectors that neighbouring rows share but once.
 
