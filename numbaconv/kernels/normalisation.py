@@ -66,11 +66,11 @@ def _four(images, k, first, c, sizes):
 
 
 @device
-def _along(values, c, inner, row):
-    """What is known of the channels, along a row."""
+def _along(values, c, inner, row, done):
+    """What is known of the channels, along a row. Channels that take turns are the same in all tasks."""
     if inner == 1:
         row[:] = values[c]
-    else:
+    elif not done:
         for start in range(0, len(row), inner):
             for i in range(inner):
                 row[start + i] = values[i]
@@ -158,9 +158,11 @@ def moments(x, center, totals, squares, sizes, stage, thread, threads):
     """Of every part and channel, the sum of ``x - center`` and of its square."""
     _, C, R, L, inner, parts, _ = sizes
     a, sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    done = False
     for task in share(parts * C, thread, threads):
         first, last, c = _rows(task, sizes)
-        _along(center, c, inner, a)
+        _along(center, c, inner, a, done)
+        done = True
         sums[:] = 0
         more[:] = 0
         rows = (last - first) * R
@@ -189,11 +191,13 @@ def scale_shift(x, center, scale, shift, other, y, sizes, stage, thread, threads
     _, C, R, L, inner, parts, relu = sizes
     zero, adds = x.dtype.type(0), len(other) > 0
     a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    done = False
     for task in share(parts * C, thread, threads):
         first, last, c = _rows(task, sizes)
-        _along(center, c, inner, a)
-        _along(scale, c, inner, b)
-        _along(shift, c, inner, t)
+        _along(center, c, inner, a, done)
+        _along(scale, c, inner, b, done)
+        _along(shift, c, inner, t, done)
+        done = True
         for n in range(first, last):
             for r in range(R):
                 source, to = _row(x, n, c, r, sizes), _row(y, n, c, r, sizes)
@@ -218,11 +222,13 @@ def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, s
     zero = x.dtype.type(0)
     a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
     sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype)
+    done = False
     for task in share(parts * C, thread, threads):
         first, last, c = _rows(task, sizes)
-        _along(center, c, inner, a)
-        _along(scale, c, inner, b)
-        _along(shift, c, inner, t)
+        _along(center, c, inner, a, done)
+        _along(scale, c, inner, b, done)
+        _along(shift, c, inner, t, done)
+        done = True
         sums[:] = 0
         more[:] = 0
         rows = (last - first) * R
@@ -258,9 +264,11 @@ def masked_moments(grad_y, y, x, center, through, totals, products, sizes, stage
     _, C, R, L, inner, parts, _ = sizes
     zero = x.dtype.type(0)
     a, sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    done = False
     for task in share(parts * C, thread, threads):
         first, last, c = _rows(task, sizes)
-        _along(center, c, inner, a)
+        _along(center, c, inner, a, done)
+        done = True
         sums[:] = 0
         more[:] = 0
         for n in range(first, last):
@@ -287,13 +295,15 @@ def normalised_gradient(grad_y, x, center, scale, shift, mean, slope, grad_x, si
     zero = x.dtype.type(0)
     a, b, t = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
     m, d = np.empty(L, x.dtype), np.empty(L, x.dtype)
+    done = False
     for task in share(parts * C, thread, threads):
         first, last, c = _rows(task, sizes)
-        _along(center, c, inner, a)
-        _along(scale, c, inner, b)
-        _along(shift, c, inner, t)
-        _along(mean, c, inner, m)
-        _along(slope, c, inner, d)
+        _along(center, c, inner, a, done)
+        _along(scale, c, inner, b, done)
+        _along(shift, c, inner, t, done)
+        _along(mean, c, inner, m, done)
+        _along(slope, c, inner, d, done)
+        done = True
         for n in range(first, last):
             for r in range(R):
                 source, grad, to = (
