@@ -24,7 +24,9 @@ BATCH = 3 * TALL
 #: Tiles of a row that are transformed together, at most.
 STRIP = 4 * TALL
 #: What the transforms of one vector of channels take for a tile of 4 x 4: those of the input, of the sums, of taps.
-INPUT_COST, SUMS_COST, TAPS_COST = 300, 260, 160
+INPUT_COST, SUMS_COST, TAPS_COST = 300, 260, 320
+#: What it takes to read the transformed taps of a vector that were made long ago, and are in no near cache any more.
+FAR_COST = 288
 #: Tiles that a partial sum of a weight gradient should have at least, for it is transformed back on its own.
 PART = 96
 #: Tasks that a weight gradient is cut into at least.
@@ -100,7 +102,7 @@ def _cost(work: Correlation, c: Cut) -> float:
     vectors = -(-work.OCG // c.lanes)
     products = work.ICG * vectors * (1.0 if vectors > 1 else 1.2) + 4 * vectors
     transforms = (INPUT_COST * c.pitch / c.lanes + SUMS_COST * vectors) / 36
-    weights = 0 if work.packed else size * TAPS_COST * work.ICG * vectors
+    weights = size * (FAR_COST if work.packed else TAPS_COST) * work.ICG * vectors
     return g.G * (g.N * c.products * (products + transforms) + weights) + g.N * _turned(work, c, 1)
 
 
