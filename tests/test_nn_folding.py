@@ -17,7 +17,8 @@ from cases import FORMS, INTERPRETED, PLAIN, forget_plans, only, random_cases
 from numbaconv import nn
 from numbaconv import plan as planning
 from numbaconv.execution import correlate
-from numbaconv.kernels.elementwise import alike
+from numbaconv.jit import ALL
+from numbaconv.kernels.elementwise import digest
 from numbaconv.nn import folding
 from numbaconv.plan import forward_plan, input_gradient_plan
 
@@ -54,18 +55,25 @@ def test_not_a_number_stays_one(form: str) -> None:
     np.testing.assert_array_equal(y, wanted)
 
 
-@pytest.mark.parametrize("kind", [np.int32, np.int64])
-def test_alike_finds_every_difference(kind: Any) -> None:
-    arrays = tuple(np.arange(size, dtype=kind) for size in (1, 7, 100, 1000))
-    copies = tuple(array.copy() for array in arrays)
-    assert alike(arrays, copies)
-    for array in copies:
-        for index in (0, len(array) // 2, len(array) - 1):
-            for bit in (0, 13, kind(0).itemsize * 8 - 1):
-                array[index] ^= kind(1) << kind(bit)
-                assert not alike(arrays, copies)
-                array[index] ^= kind(1) << kind(bit)
-    assert alike(arrays, copies)
+def test_a_digest_changes_with_every_bit() -> None:
+    rng = np.random.default_rng(3)
+    for size in (1, 5, 127, 128, 129, 1000):
+        bits, found = rng.integers(0, 2**32, size, np.uint32), np.zeros(1, np.int64)
+        digest.run(bits, found, ALL, 0, 1)
+        before = found[0]
+        for place in (0, size // 2, size - 1):
+            for bit in range(32):
+                bits[place] ^= np.uint32(1 << bit)
+                digest.run(bits, found, ALL, 0, 1)
+                assert found[0] != before
+                bits[place] ^= np.uint32(1 << bit)
+        digest.run(bits, found, ALL, 0, 1)
+        assert found[0] == before
+    swapped = np.array([1, 2] * 200, np.uint32)
+    one, other = np.zeros((2, 1), np.int64)
+    digest.run(swapped, one, ALL, 0, 1)
+    digest.run(np.roll(swapped, 1), other, ALL, 0, 1)
+    assert one[0] != other[0]
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from numbaconv.jit import Kernel, compiled, device
+import numpy as np
+
+from numbaconv.jit import Kernel, device, kernel
 from numbaconv.simd import clear
 
 
@@ -84,12 +86,24 @@ def add_relu(a, b, y, stage, thread, threads):
         to[i] = value if (value > 0) | (value != value) else zero
 
 
-@compiled
-def alike(some, others):
-    """Whether two tuples of flat arrays of integers, of the same lengths, hold the same."""
-    difference = some[0].dtype.type(0)
-    for k in range(len(some)):
-        one, other = some[k], others[k]
-        for i in range(len(one)):
-            difference |= one[i] ^ other[i]
-    return difference == 0
+#: Numbers of an array that are digested side by side, and what their digests are multiplied by: odd, so that no two
+#: become the same.
+_SIDE_BY_SIDE, _FACTOR = 128, np.uint32(0x9E3779B1)
+
+
+@kernel(allocates=True)
+def digest(bits, found, stage, thread, threads):
+    """A number that tells whether flat 32-bit integers have changed: another one if one of them has.
+
+    Where several have, the chance that it is the same is one in 2**32, and less where they are far apart.
+    """
+    lanes = np.full(_SIDE_BY_SIDE, _FACTOR, np.uint32)
+    whole = len(bits) // _SIDE_BY_SIDE * _SIDE_BY_SIDE
+    for start in range(0, whole, _SIDE_BY_SIDE):
+        lanes ^= bits[start : start + _SIDE_BY_SIDE]
+        lanes *= _FACTOR
+    lanes[: len(bits) - whole] ^= bits[whole:]
+    total = 0
+    for lane in range(_SIDE_BY_SIDE):
+        total += int(lanes[lane]) * (2 * lane + 1)
+    found[0] = total
