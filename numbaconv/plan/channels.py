@@ -203,7 +203,7 @@ def weight_plan(work: Correlation) -> Plan:
     block_size = len(windows) * window * cut.width
     packed = g.G * cut.blocks * block_size
     wide = cut.blocks * cut.width
-    height = band(g, g.OH, g.N, g.SH, span, (line.columns * pixel + g.OW * wide) * dtype.itemsize)
+    height = band(g, g.OH, g.N, g.SH, span, line.columns * pixel * dtype.itemsize, g.OW * wide * dtype.itemsize)
     bands = -(-g.OH // height)
     fit = common.PARTS_BYTES // max(1, packed * dtype.itemsize)
     parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))

@@ -114,12 +114,16 @@ def threads(g: Conv2dGeometry, tasks: int) -> int:
     return min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
 
 
-def band(g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int) -> int:
+def band(
+    g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int, other_bytes: int = 0
+) -> int:  # fmt: skip
     """Rows of a band: as many as fit into the cache, but few enough that there is work for many threads.
 
+    A row reads ``span`` rows of a slab, ``step`` of which are new, and as many ``other_bytes`` that no other row needs.
     Where a pixel reaches over very many rows, more than fit: each band packs all of those again.
     """
-    fit = max((SLAB_BYTES // max(1, row_bytes) - span) // step + 1, span // (FARTHEST * step))
+    fit = (SLAB_BYTES - (span - step) * row_bytes) // max(1, step * row_bytes + other_bytes)
+    fit = max(fit, span // (FARTHEST * step))
     bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
     most = max(1, min(rows, fit, max(-(-rows // bands), 2)))
     return -(-max(1, rows) // max(1, -(-rows // most)))  # as many bands, of equal height

@@ -86,7 +86,8 @@ def plan(work: Correlation) -> Plan:
 
     tall = min(work.stride[0], target.H)  # target rows from a row of a phase to the next, as far as there are any
     staged = 0 if target.layout == "NHWC" else tall * target.W * pitch
-    height = band(g, most_rows, g.N * groups, step[0], span, (line.columns * pitch + staged) * work.dtype.itemsize)
+    size = work.dtype.itemsize
+    height = band(g, most_rows, g.N * groups, step[0], span, line.columns * pitch * size, staged * size)
     bands = -(-most_rows // height)
     stage = 0 if direct else ((height - 1) * step[0] + span) * line.columns * pitch
     weights = groups * g.KH * g.KW * pitch
@@ -117,7 +118,8 @@ def weight_plan(work: Correlation) -> Plan:
     in_w = g.SW if g.OW > 1 else 1
     near = tap == 1 and in_w <= 2
     direct = near and _direct(work) and work.target.layout == "NHWC"
-    height = band(g, g.OH, g.N, g.SH, span, (line.columns + g.OW) * pitch * work.dtype.itemsize)
+    vector = pitch * work.dtype.itemsize
+    height = band(g, g.OH, g.N, g.SH, span, line.columns * vector, g.OW * vector)
     bands = -(-g.OH // height)
     columns = g.IW if direct else line.columns
     block_size = (g.KH * g.KW + max(WINDOW_SIZES)) * pitch  # the last sums are those of windows that only fill up

@@ -120,7 +120,8 @@ def weight_plan(work: Correlation) -> Plan:
     g, dtype, lanes, ICG = work.g, work.dtype, simd.lanes(work.dtype), work.ICG
     packing = _packing(work)
     remainders, columns = packing.remainders, packing.columns
-    height = band(g, g.OH, g.N, 1, packing.span, (ICG * len(remainders) + work.OCG) * columns * dtype.itemsize)
+    row = columns * dtype.itemsize
+    height = band(g, g.OH, g.N, 1, packing.span, ICG * len(remainders) * row, work.OCG * row)
     part = (height - 1 + packing.span) * columns
     plane = _plane(len(remainders) * part, dtype)
     steps, _ = _steps(work, packing, part, plane)
