@@ -35,6 +35,8 @@ from walks import record
 import numbaconv
 from numbaconv import reference, simd
 from numbaconv.geometry import Conv2dGeometry
+from numbaconv.kernels.weight_gradient import FEW_ROWS
+from numbaconv.plan import channels as planning_channels
 from numbaconv.plan import depthwise, forward_plan, weight_gradient_plan
 
 LANES = simd.lanes(np.float32)
@@ -131,6 +133,21 @@ def test_every_number_of_channels_around_a_vector(side: str, form: str) -> None:
         G = channels if side == "depthwise" else 1
         case = one_case((1, ICG * G, 3, 5), (OC, ICG, 2, 2), stride=(1, 2), padding=((1, 0), (0, 1)), groups=G)
         assert_as_expected(case, form, channels)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_first_layers_sum_three_windows_of_a_weight_gradient_together(channels: int, dtype: Any) -> None:
+    size = simd.lanes(dtype)
+    summed = set()
+    for out, stride, rows in product((size - 1, size, 2 * size, 3 * size + 1), (1, 2), (1, 2)):
+        shapes, how = ((3, channels, 9, 7), (out, channels, 3, 3)), {"stride": stride, "dilation": (rows, 1)}
+        for layout in ("NCHW", "NHWC"):
+            case = relaid(one_case(*shapes, dtype, padding=1, **how), layout)
+            planned = weight_gradient_plan(case.geometry, np.dtype(dtype), layout, layout, (planning_channels,))
+            summed.add(int(record(planned).few))
+            assert_as_expected(case, "channels", out)
+    assert summed == {min((rows for rows in FEW_ROWS if 3 * channels <= rows), default=0)}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

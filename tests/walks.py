@@ -20,7 +20,7 @@ from numbaconv.kernels.images import IMAGES, correlate_images
 from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
 from numbaconv.kernels.weight_depthwise import QUAD, WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
-from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
+from numbaconv.kernels.weight_gradient import FEW_ROWS, WEIGHT_GRADIENT, WINDOWS, weight_gradient
 from numbaconv.kernels.weight_images import ROWS, WEIGHT_IMAGES, weight_gradient_images
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
 from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
@@ -145,6 +145,10 @@ def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
                 assert last + window + start + exist - 1 < slab
                 assert last + window + start + height - 1 < beyond
                 assert (row + start + height) * n.width <= n.block_size
+    if n.few:  # three windows are summed together, each of them in a tile
+        assert len(windows) % WINDOWS == 0
+        assert n.few in FEW_ROWS
+        assert [(start, height) for start, height, _ in tiles] == [(0, n.few)]
     # every tap has rows of its own, and they are summed in some tile
     summed = {row + start + p for _, row in windows for start, _, exist in tiles for p in range(exist)}
     rows = Counter(row + c for _, row in taps for c in range(n.ICG))

@@ -11,17 +11,26 @@ of rows of some images, one group, some blocks of output channels. A task sums i
                         tile += input pixels x output gradient      (tiles.accumulate)
                         part += tile
 
+Where the rows of a window are few, those of three windows are summed together: the input has one channel or three, say,
+and a kernel row has three taps. Then what is read of the gradient meets all of them.
+
 At the end the parts are added up in a fixed order. How the work is cut never depends on the number of threads, so
 neither does a single bit of the result.
 """
 
 from __future__ import annotations
 
+from numbaconv import simd
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_blocks, pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
-from numbaconv.simd import add, clear, zeros
+from numbaconv.simd import add, clear, outer, zeros
+
+#: So many windows are summed together where they have but so many rows, and how many vectors those may have then.
+WINDOWS = 3
+HIGH, LOW = (9, 4) if simd.VECTOR_REGISTERS >= 32 else (4, 2)
+FEW_ROWS = {LOW: 2, HIGH: 1}
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WEIGHT_GRADIENT = record(
@@ -44,6 +53,7 @@ WEIGHT_GRADIENT = record(
     "w_lane",
     "w_channel",
     "joined",  # taps of a window
+    "few",  # rows of a window, if three windows are summed together, else 0
     "lanes",  # lanes of one vector
     "width",  # lanes of a block
     "blocks",  # blocks of a group
@@ -167,6 +177,10 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
 @routine
 def _sum_block(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, windows, tiles):
     """Add one band's share to one packed block: all windows, all tiles."""
+    if plan.few > 0:
+        for window in range(0, len(windows), WINDOWS):
+            _sum_windows(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, windows, window)
+        return
     for window in range(len(windows)):
         for k in range(len(tiles)):
             source = slab + windows[window, 0] + tiles[k, 0]
@@ -193,3 +207,37 @@ def _sum(tile, scratch, to, x, source, z, gradient, plan, runs, rows):
         tile, x, source, 1, plan.in_w * plan.ICG, z, gradient, plan.lanes, plan.z_step, runs, 0, rows
     )  # fmt: skip
     add(tile, scratch, to, plan.width)
+
+
+@routine
+def _sum_windows(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, windows, first):
+    """The same for three windows of few rows."""
+    a, b, c = slab + windows[first, 0], slab + windows[first + 1, 0], slab + windows[first + 2, 0]
+    where = a, b, c, gradient, rows
+    to_a, to_b, to_c = windows[first, 1], windows[first + 1, 1], windows[first + 2, 1]
+    to = start + to_a * plan.width, start + to_b * plan.width, start + to_c * plan.width
+    if plan.few == LOW and vectors == 2:
+        _sum_few(zeros(LOW, 2, scratch), scratch, to, 0, x, z, where, plan, runs)
+    elif plan.few == LOW:
+        _sum_few(zeros(LOW, 1, scratch), scratch, to, 0, x, z, where, plan, runs)
+    else:
+        for vector in range(vectors):
+            _sum_few(zeros(HIGH, 1, scratch), scratch, to, vector * plan.lanes, x, z, where, plan, runs)
+
+
+@device
+def _sum_few(nothing, scratch, to, lane, x, z, where, plan, runs):
+    one, two, three = nothing, nothing, nothing
+    a, b, c, gradient, rows = where
+    step, z_step, apart = plan.in_w * plan.ICG, plan.z_step, plan.lanes
+    for run in range(rows):
+        i, j = runs[run, 0], gradient + runs[run, 1] + lane
+        for _ in range(runs[run, 2]):
+            one = outer(one, x, a + i, 1, z, j, apart)
+            two = outer(two, x, b + i, 1, z, j, apart)
+            three = outer(three, x, c + i, 1, z, j, apart)
+            i += step
+            j += z_step
+    add(one, scratch, to[0] + lane, plan.width)
+    add(two, scratch, to[1] + lane, plan.width)
+    add(three, scratch, to[2] + lane, plan.width)

@@ -7,15 +7,15 @@ from typing import NamedTuple
 from numbaconv import simd
 from numbaconv.kernels.correlation import CORRELATION, correlate
 from numbaconv.kernels.tiles import HEIGHTS, TALL
-from numbaconv.kernels.weight_gradient import WEIGHT_GRADIENT, weight_gradient
+from numbaconv.kernels.weight_gradient import FEW_ROWS, WEIGHT_GRADIENT, WINDOWS, weight_gradient
 from numbaconv.plan import common
 from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 
 #: To begin a row of pixels in a tile of a weight gradient.
 RUN_COST = 14
-#: To copy a pixel of a target whose channels do not fill a vector.
-COPY_COST = 4
+#: To copy a pixel of a target whose channels do not fill a vector, and to pack one of its gradient.
+COPY_COST, PACK_COST = 4, 24
 
 
 class Blocking(NamedTuple):
@@ -54,20 +54,32 @@ def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
     g, cut = work.g, _blocking(work)
     joined, windows = _windows(work)
-    total = 0.0
+    few, total = _few(work), 0.0
     for vectors, blocks in _shapes(work, cut):
-        tiles = cover(joined * g.ICG, vectors)
-        time = sum(_time(height, vectors) for _, height, _ in tiles)
+        tiles = [(0, few, few)] if few else cover(joined * g.ICG, vectors)
+        time = few * vectors * (1.2 if FEW_ROWS[few] == 1 else 1.0) if few else _times(tiles, vectors)
         total += blocks * windows * (g.OH * (g.OW * time + len(tiles) * RUN_COST) + len(tiles) * common.TILE_COST)
-    return g.N * (total * g.G + _turning(work, cut))
+    return g.N * (total * g.G + _turning(work, cut, PACK_COST))
 
 
-def _turning(work: Correlation, cut: Blocking) -> float:
+def _times(tiles: list[tuple[int, int, int]], vectors: int) -> float:
+    """Of a step of each of some tiles."""
+    return sum(_time(height, vectors) for _, height, _ in tiles)
+
+
+def _few(work: Correlation) -> int:
+    """The rows of a window of a weight gradient, if they are so few that three windows are summed together, else 0."""
+    joined, windows = _windows(work)
+    fitting = [rows for rows in FEW_ROWS if joined * work.g.ICG <= rows]
+    return min(fitting) if fitting and windows % WINDOWS == 0 and windows > 0 else 0
+
+
+def _turning(work: Correlation, cut: Blocking, copy_cost: float = COPY_COST) -> float:
     """What reading and writing images takes, beyond that of images whose channels are neighbours."""
     turned = [side.C * side.H * side.W for side in (work.source, work.target) if side.layout == "NCHW"]
     target = work.target
     staged = target.layout == "NHWC" and work.OCG % cut.lanes > 0  # of vectors that are not whole
-    copied = target.H * target.W * work.g.G * COPY_COST if staged else 0
+    copied = target.H * target.W * work.g.G * copy_cost if staged else 0
     return sum(turned) / cut.lanes * common.TURN_COST + copied
 
 
@@ -183,7 +195,8 @@ def weight_plan(work: Correlation) -> Plan:
     pixel = work.ICG  # elements of a slab's pixel
 
     joined, _ = _windows(work)
-    tiles = cover(joined * g.ICG, cut.width // cut.lanes)
+    few = _few(work)
+    tiles = [(0, few, joined * g.ICG)] if few else cover(joined * g.ICG, cut.width // cut.lanes)
     direct = _inside(work, (top, left), (span, span_w)) and all(height == exist for _, height, exist in tiles)
     if direct:
         line = line._replace(columns=g.IW)
@@ -217,7 +230,7 @@ def weight_plan(work: Correlation) -> Plan:
         G=g.G, ICG=g.ICG, OCG=g.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
         **work.source.strides("x"), **work.target.strides("z"),
         w_group=weight.group, w_lane=weight.lane, w_channel=weight.channel,
-        joined=joined, lanes=cut.lanes, width=cut.width, blocks=cut.blocks, block_size=block_size, parts=parts,
+        joined=joined, few=few, lanes=cut.lanes, width=cut.width, blocks=cut.blocks, block_size=block_size, parts=parts,
         splits=splits, slabs=round_up(parts * packed, cut.lanes), own=gradient + gradients, gradient=gradient,
         direct=int(direct), z_direct=int(z_direct), z_block=z_block, z_step=z_step, units=g.N * bands, bands=bands,
         band=height, in_h=g.SH, top=top, left=left, span=span, **line._asdict(), tasks=parts * g.G * splits,

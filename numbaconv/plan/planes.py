@@ -25,7 +25,7 @@ LOADING = 2.0
 SWEEPING = 1.2
 #: The same for a weight gradient, which reads the planes of a tile again and again: from the first cache, where they do
 #: not take more than so many bytes, or from the second.
-READING, FIRST_CACHE = (1.4, 2.0), 40_000
+READING, FIRST_CACHE = (1.4, 2.2), 30_000
 #: To add one lane of a sum to another.
 LANE_COST = 8
 #: What reading every second pixel of a vector takes, writing it, and reading or writing pixels further apart.
