@@ -120,6 +120,8 @@ def remember(
     if plan.threads > 0 and not plan.fill:
         if len(_calls) >= MOST:
             _calls.clear()
+        if plan.zeros:  # so that it is compiled now: not when the call comes again, and there may be no memory for that
+            all_finite(result.reshape(-1)[:0])
         _calls[key] = Call(result.shape, result.dtype, plan, plan.no_bias.reshape(-1))
 
 
