@@ -48,11 +48,7 @@ class Call(NamedTuple):
         if plan.zeros and not all_finite(w):
             return None
         result, threads, memory = self._prepare()
-        y = result.reshape(-1)
-        if threads == 1:
-            plan.kernel.run(source.reshape(-1), w, b, y, memory, memory, *plan.arguments, ALL, 0, 1)
-        else:
-            launch(plan.kernel, threads, source.reshape(-1), w, b, y, memory, memory, *plan.arguments)
+        self._run(threads, source.reshape(-1), w, b, result.reshape(-1), memory, memory)
         return result
 
     def weight_gradient(self, input: np.ndarray, grad_output: np.ndarray) -> np.ndarray | None:
@@ -60,10 +56,7 @@ class Call(NamedTuple):
         plan = self.plan
         result, threads, memory = self._prepare()
         w = result.reshape(-1)
-        if threads == 1:
-            plan.kernel.run(input.reshape(-1), grad_output.reshape(-1), w, memory, *plan.arguments, ALL, 0, 1)
-        else:
-            launch(plan.kernel, threads, input.reshape(-1), grad_output.reshape(-1), w, memory, *plan.arguments)
+        self._run(threads, input.reshape(-1), grad_output.reshape(-1), w, memory)
         return result if not plan.zeros or all_finite(w) else None
 
     def _prepare(self) -> tuple[np.ndarray, int, np.ndarray]:
@@ -72,6 +65,14 @@ class Call(NamedTuple):
         threads = 1 if plan.threads == 1 else threads_for(plan.threads)
         result = empty(self.shape, self.dtype, "the result")
         return result, threads, scratch(self.dtype, plan.shared + threads * plan.own)
+
+    def _run(self, threads: int, *arrays: np.ndarray) -> None:
+        """Run the kernel; on one thread without what a launch looks at before, for the sake of tiny calls."""
+        plan = self.plan
+        if threads == 1:
+            plan.kernel.run(*arrays, *plan.arguments, ALL, 0, 1)
+        else:
+            launch(plan.kernel, threads, *arrays, *plan.arguments)
 
 
 _calls: dict[tuple[Any, ...], Call] = {}

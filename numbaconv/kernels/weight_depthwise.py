@@ -113,8 +113,7 @@ def _unpack_sums(w, scratch, plan, taps, group):
 def _sum_share(x, z, scratch, plan, triples, thread, threads):
     """One thread's share of the tasks: one partial sum of one group each."""
     own = plan.slabs + thread * plan.own
-    nothing = own + plan.nothing
-    clear(scratch, nothing, plan.lanes)
+    clear(scratch, own + plan.nothing, plan.lanes)
     for task in share(plan.tasks, thread, threads):
         part, group = task // plan.groups, task % plan.groups
         clear(scratch, task * plan.block_size, plan.block_size)
