@@ -26,12 +26,14 @@ from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_gradient, transform_output, transform_small_gradient
 from numbaconv.kernels.winograd_tiles import (
+    TILING,
     first_pixel,
     first_tiles,
     look_ahead,
     row_of_tiles,
     run_of_point,
     runs_of_tiles,
+    some_rows,
     transform_all,
     transform_images,
 )
@@ -39,67 +41,18 @@ from numbaconv.simd import add, clear, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WEIGHT_WINOGRAD = record(
-    "G",  # groups
-    "ICG",  # input channels of a group
-    "OCG",
-    "IH",
-    "IW",
-    "OH",
-    "OW",
-    "x_n",  # strides of the input
-    "x_c",
-    "x_h",
-    "x_w",
+    *TILING,
     "z_n",  # strides of the output's gradient
     "z_c",
     "z_h",
     "z_w",
-    "w_group",  # strides of the weight's gradient
-    "w_lane",
-    "w_channel",
-    "side",  # taps along either axis
-    "joined",  # taps that lie next to each other in it
-    "lanes",  # lanes of one vector
-    "width",  # lanes of a block
-    "blocks",  # blocks of a group
+    "joined",  # taps that lie next to each other in the weight's gradient
     "splits",  # shares of a group's blocks
-    "block_size",  # elements of a block of a partial sum
-    "by_blocks",  # 1: the transformed input is everybody's, and made once; 0: that of a batch is made where it is used
     "parts",  # partial sums
-    "slabs",  # where the threads' own parts of the scratch memory begin
-    "own",  # elements of such a part
-    "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
-    "gradients",  # and in a thread's part the transformed gradient, and the sums
-    "sums",
-    "tile",  # output pixels of a tile, along either axis
-    "points",  # input pixels that it reaches, and points, along either axis
-    "pitch",  # transformed channels of the input from a tile to the next
-    "z_pitch",  # and of the gradient
-    "input_point",  # elements from a point to the next
-    "gradient_point",
-    "sum_point",
+    "gradients",  # where in a thread's part the transformed gradient begins
+    "z_pitch",  # its channels from a tile to the next
+    "gradient_point",  # its elements from a point to the next
     "sum_block",  # elements of the sums from a block to the next
-    "tall",  # rows of tiles of a phase of an image
-    "wide",  # tiles of such a row
-    "row_tiles",  # tiles of a row, of all phases
-    "strip",  # tiles of a row that are transformed together
-    "strips",  # of an image
-    "low",  # 1: the last row of tiles is half as high, and has but 4 points along that axis
-    "thin",  # 1: and so has the last column
-    "batch",  # so many rows of strips are transformed together
-    "DH",  # rows and columns from a tap to the next
-    "DW",
-    "phases",  # DH * DW: the taps of a pixel find pixels of one phase only
-    "top",  # input row and column that output pixel (0, 0) reaches first
-    "left",
-    "columns",  # of a slab of the input
-    "units",  # rows of strips, of all images
-    "ahead",  # 1: what the next batch reads is prefetched
-    "x_ahead",  # elements of the input from what a batch reads to what is prefetched meanwhile
-    "x_unit",  # elements of an image for each of its rows of strips
-    "y_ahead",  # the same for the gradient
-    "y_unit",
-    "tasks",
 )
 
 
@@ -173,10 +126,7 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
     end, begin = unit + batch, first_block * plan.width
     channels = min(plan.OCG, last_block * plan.width) - begin
     while unit < end:
-        n, strip, first = unit // (plan.tall * plan.strips), unit // plan.tall % plan.strips, unit % plan.tall
-        rows = min(plan.tall - first, end - unit)
-        columns = min(plan.strip, plan.wide - strip * plan.strip)
-        thin_columns = plan.thin if strip == plan.strips - 1 else 0
+        n, strip, first, rows, columns, thin_columns = some_rows(plan, unit, end)
         height, width = rows * plan.tile * plan.DH, columns * plan.tile * plan.DW
         pack_slab(
             z, n * plan.z_n + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH,

@@ -48,12 +48,14 @@ from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_small_sums, transform_sums, transform_taps
 from numbaconv.kernels.winograd_tiles import (
+    TILING,
     first_pixel,
     first_tiles,
     look_ahead,
     row_of_tiles,
     run_of_point,
     runs_of_tiles,
+    some_rows,
     transform_all,
     transform_images,
 )
@@ -61,65 +63,16 @@ from numbaconv.simd import clear, move, store, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
 WINOGRAD = record(
-    "G",  # groups
-    "ICG",  # input channels of a group
-    "OCG",
-    "IH",
-    "IW",
-    "OH",
-    "OW",
-    "x_n",  # strides of the input
-    "x_c",
-    "x_h",
-    "x_w",
+    *TILING,
     "y_n",  # strides of the output
     "y_c",
     "y_h",
     "y_w",
-    "w_group",  # strides of the weight
-    "w_lane",
-    "w_channel",
-    "w_column",  # and from a tap to the next, the rows of a filter being one run
-    "side",  # taps along either axis
+    "w_column",  # from a tap to the next, the rows of a filter being one run
     "turned",  # 1: the taps are in reverse order
-    "lanes",  # lanes of one vector
-    "width",  # lanes of a block
-    "blocks",  # blocks of a group
-    "block_size",  # elements of a transformed block of weights
-    "by_blocks",  # 1: threads share blocks of weights, and the transformed input is everybody's; 0: the other way round
-    "slabs",  # where in the scratch memory the threads' own parts begin
-    "own",  # elements of such a part
-    "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
-    "weights",  # and the transformed weights: of packed memory, else of a thread's part
-    "sums",  # where in a thread's part the sums begin
-    "tile",  # output pixels of a tile, along either axis
-    "points",  # input pixels that it reaches, and points, along either axis
-    "pitch",  # transformed channels from a tile to the next
-    "input_point",  # elements from a point to the next, of the transformed input, weights, and the sums
-    "weight_point",
-    "sum_point",
-    "tall",  # rows of tiles of a phase of an image
-    "wide",  # tiles of such a row
-    "row_tiles",  # tiles of a row, of all phases
-    "strip",  # tiles of a row that are transformed together
-    "strips",  # of an image
-    "low",  # 1: the last row of tiles is half as high, and has but 4 points along that axis
-    "thin",  # 1: and so has the last column
-    "batch",  # so many rows of strips are transformed together
-    "DH",  # rows and columns from a tap to the next
-    "DW",
-    "phases",  # DH * DW: the taps of a pixel find pixels of one phase only
-    "top",  # input row and column that output pixel (0, 0) reaches first
-    "left",
-    "columns",  # of a slab
-    "units",  # rows of strips, of all images
-    "ahead",  # 1: what is read and written next is prefetched
-    "x_ahead",  # elements from what a batch reads to what is prefetched meanwhile
-    "x_unit",  # elements of an image for each of its rows of strips
-    "y_ahead",  # the same for what it writes
-    "y_unit",
+    "weights",  # where the transformed weights begin: of packed memory, else of a thread's part
+    "weight_point",  # elements of them from a point to the next
     "relu",  # 1: instead of what is below 0, 0 is written
-    "tasks",  # what threads share: blocks of weights, or the units of all groups
 )
 
 
@@ -306,22 +259,20 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
     nexts = first_tiles(plan, task, batch)
     end = task + batch
     while task < end:
-        n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
-        rows = min(plan.tall - first, end - task)
-        tiles = min(plan.strip, plan.wide - strip * plan.strip)
+        n, strip, first, rows, tiles, thin_tiles = some_rows(plan, task, end)
         oh, ow = first * plan.tile * plan.DH, strip * plan.strip * plan.tile * plan.DW
         height, width = min(rows * plan.tile * plan.DH, plan.OH - oh), min(tiles * plan.tile * plan.DW, plan.OW - ow)
         target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
         if plan.y_c == 1:
             nexts = _transform_strip(
                 bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own + plan.sums, nexts, plan, height, width,
-                first, rows, strip * plan.strip, tiles,
+                first, rows, tiles, thin_tiles,
             )  # fmt: skip
         else:
             pitch = plan.width
             nexts = _transform_strip(
                 bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own + plan.sums, nexts, plan, height,
-                width, first, rows, strip * plan.strip, tiles,
+                width, first, rows, tiles, thin_tiles,
             )  # fmt: skip
             if plan.strips == 1:  # rows follow each other in the output
                 unpack_tile(
@@ -338,14 +289,13 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
 
 @inlined
 def _transform_strip(
-    bias, lane_0, to, start, line, pixel, channels, scratch, sums, nexts, plan, height, width, first, rows, begin,
-    columns,
+    bias, lane_0, to, start, line, pixel, channels, scratch, sums, nexts, plan, height, width, first, rows, columns,
+    thin_columns,
 ):  # fmt: skip
     """Transform some rows of tiles, of all phases, that exist to a ``height`` and ``width`` of pixels.
 
-    ``first`` and ``begin`` are the first row and column of tiles, ``nexts`` as for :func:`row_of_tiles`.
+    ``first`` is the first row of tiles, ``nexts`` as for :func:`row_of_tiles`.
     """
-    thin_columns = plan.thin if begin + columns == plan.wide else 0
     for row in range(rows * plan.phases):
         oh, left = first_pixel(plan, row)
         low, tile, thin_tile, nexts = row_of_tiles(plan, first * plan.phases + row, columns, thin_columns, nexts)

@@ -14,6 +14,60 @@ from numbaconv.kernels.packing import pack_slab
 from numbaconv.kernels.transforms import transform_input, transform_small_input
 from numbaconv.simd import prefetch
 
+#: The integers that both kernels need; :mod:`numbaconv.plan` makes them.
+TILING = (
+    "G",  # groups
+    "ICG",  # input channels of a group
+    "OCG",
+    "IH",
+    "IW",
+    "OH",
+    "OW",
+    "x_n",  # strides of the input
+    "x_c",
+    "x_h",
+    "x_w",
+    "w_group",  # strides of the weight, or of its gradient
+    "w_lane",
+    "w_channel",
+    "side",  # taps along either axis
+    "lanes",  # lanes of one vector
+    "width",  # lanes of a block
+    "blocks",  # blocks of a group
+    "block_size",  # elements of a block: of transformed weights, or of a partial sum
+    "by_blocks",  # 1: threads share blocks, and the transformed input is everybody's; 0: each makes its own of a batch
+    "slabs",  # where in the scratch memory the threads' own parts begin
+    "own",  # elements of such a part
+    "inputs",  # where the transformed input begins: of all memory if it is everybody's, else of a thread's part
+    "sums",  # where in a thread's part the sums begin
+    "tile",  # output pixels of a tile, along either axis
+    "points",  # input pixels that it reaches, and points, along either axis
+    "pitch",  # transformed channels of the input from a tile to the next
+    "input_point",  # elements from a point to the next, of the transformed input, and of the sums
+    "sum_point",
+    "tall",  # rows of tiles of a phase of an image
+    "wide",  # tiles of such a row
+    "row_tiles",  # tiles of a row, of all phases
+    "strip",  # tiles of a row that are transformed together
+    "strips",  # of an image
+    "low",  # 1: the last row of tiles is half as high, and has but 4 points along that axis
+    "thin",  # 1: and so has the last column
+    "batch",  # so many rows of strips are transformed together
+    "DH",  # rows and columns from a tap to the next
+    "DW",
+    "phases",  # DH * DW: the taps of a pixel find pixels of one phase only
+    "top",  # input row and column that output pixel (0, 0) reaches first
+    "left",
+    "columns",  # of a slab of the input
+    "units",  # rows of strips, of all images
+    "ahead",  # 1: what is read and written next is prefetched
+    "x_ahead",  # elements from what a batch reads to what is prefetched meanwhile
+    "x_unit",  # elements of an image for each of its rows of strips
+    "y_ahead",  # the same for the output, or its gradient
+    "y_unit",
+    "tasks",  # what threads share
+)
+
 
 @routine
 def transform_all(x, scratch, own, plan, thread, threads):
@@ -29,6 +83,18 @@ def transform_all(x, scratch, own, plan, thread, threads):
 
 
 @device
+def some_rows(plan, task, end):
+    """The rows of tiles from ``task`` up to ``end`` that lie in one strip.
+
+    Image, strip, and first row; how many rows, how many columns, and how many of these are thin.
+    """
+    n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
+    columns = min(plan.strip, plan.wide - strip * plan.strip)
+    thin_columns = plan.thin if strip == plan.strips - 1 else 0
+    return n, strip, first, min(plan.tall - first, end - task), columns, thin_columns
+
+
+@device
 def first_pixel(plan, row):
     """Where the first tile of a row of tiles begins, the rows of all phases being counted before those below them."""
     return row // plan.phases * plan.tile * plan.DH + row // plan.DW % plan.DH, row % plan.DW
@@ -40,10 +106,7 @@ def runs_of_tiles(plan, task, batch):
     low, thin, total = 0, 0, 0
     end = task + batch
     while task < end:
-        strip, first = task // plan.tall % plan.strips, task % plan.tall
-        rows = min(plan.tall - first, end - task)
-        columns = min(plan.strip, plan.wide - strip * plan.strip)
-        thin_columns = plan.thin if strip == plan.strips - 1 else 0
+        _, _, first, rows, columns, thin_columns = some_rows(plan, task, end)
         low += columns - thin_columns if plan.low == 1 and first + rows == plan.tall else 0
         thin += rows * thin_columns
         total += rows * columns
@@ -85,10 +148,7 @@ def transform_images(x, scratch, own, to, plan, g, task, batch, begin, channels)
     nexts = first_tiles(plan, task, batch)
     line, end = plan.columns * channels, task + batch
     while task < end:
-        n, strip, first = task // (plan.tall * plan.strips), task // plan.tall % plan.strips, task % plan.tall
-        rows = min(plan.tall - first, end - task)
-        columns = min(plan.strip, plan.wide - strip * plan.strip)
-        thin_columns = plan.thin if strip == plan.strips - 1 else 0
+        n, strip, first, rows, columns, thin_columns = some_rows(plan, task, end)
         pack_slab(
             x, n * plan.x_n + (g * plan.ICG + begin) * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH,
             plan.IW, scratch, own, plan.top + first * plan.tile * plan.DH,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbaconv import simd
-from numbaconv.geometry import WINOGRAD_DILATION
+from numbaconv.geometry import WINOGRAD_DILATION, Conv2dGeometry
 from numbaconv.kernels.tiles import HEIGHTS, TALL
 from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
 from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
@@ -20,7 +20,7 @@ TILES = {3: (2, 4), 5: (2,)}
 #: Bytes of a batch, transformed, and its sums: with the weights of a point, they should stay in the L2 cache.
 BATCH_BYTES = 640 * 1024
 #: Tiles of a batch: enough that weights, which it reads once, are used often.
-BATCH = 3 * TALL
+BATCH = 2 * TALL
 #: Tiles of a row that are transformed together, at most.
 STRIP = 4 * TALL
 #: What the transforms of one vector of channels take for a tile of 4 x 4: those of the input, of the sums, of taps.
@@ -59,6 +59,14 @@ class Cut(NamedTuple):
     def tiles(self) -> int:
         """Tiles of an image."""
         return self.tall * self.wide * self.phases
+
+    def units(self, g: Conv2dGeometry) -> int:
+        """Rows of strips, of all images."""
+        return g.N * self.tall * self.strips
+
+    def columns(self, g: Conv2dGeometry) -> int:
+        """Columns of the input that a strip reaches."""
+        return g.DW * (self.strip * self.tile + self.side - 1)
 
     @property
     def products(self) -> int:
@@ -108,15 +116,14 @@ def _cost(work: Correlation, c: Cut) -> float:
 
 def plan(work: Correlation) -> Plan:
     """The plan of a forward pass or an input gradient."""
-    g, source, target = work.g, work.source, work.target
+    g, target = work.g, work.target
     c = min(cuts(work), key=lambda c: _cost(work, c))
     by_blocks, points = _by_blocks(work, c), c.points**2
-    units = g.N * c.tall * c.strips
+    units = c.units(g)
     rows = _batch(work, c, (0 if by_blocks else c.pitch) + c.width, units)
     tiles = rows * c.strip * c.phases
     beyond, filter_size = c.side - 1, c.side**2
-    columns = g.DW * (c.strip * c.tile + beyond)
-    slab = g.DH * (min(rows, c.tall) * c.tile + beyond) * columns * work.ICG + c.lanes
+    slab = g.DH * (min(rows, c.tall) * c.tile + beyond) * c.columns(g) * work.ICG + c.lanes
     stage = min(rows, c.tall) * c.strip * c.phases * c.tile**2 * c.width + c.width
     taps = filter_size * c.lanes * c.width
     input_point = ((g.N * c.tiles if by_blocks else tiles) + TALL) * c.pitch + c.lanes
@@ -132,17 +139,11 @@ def plan(work: Correlation) -> Plan:
     if not work.forward:
         lane, channel = channel, lane
     values = dict(
-        G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W, OH=target.H, OW=target.W,
-        **source.strides("x"), **target.strides("y"),
-        w_group=g.OCG * one, w_lane=lane, w_channel=channel, w_column=column, side=c.side, turned=int(not work.forward),
-        lanes=c.lanes, width=c.width, blocks=c.blocks, block_size=block_size, by_blocks=int(by_blocks),
-        slabs=shared.size, own=own.size, inputs=inputs, weights=weights, sums=sums,
-        tile=c.tile, points=c.points, pitch=c.pitch,
-        input_point=input_point, weight_point=weight_point, sum_point=sum_point,
-        tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
-        low=c.low, thin=c.thin, batch=rows, DH=g.DH, DW=g.DW, phases=c.phases,
-        top=-g.PT if work.forward else g.PT - g.DH * beyond, left=-g.PL if work.forward else g.PL - g.DW * beyond,
-        columns=columns, units=units, **_ahead(work, c, rows, both=False), relu=int(work.relu),
+        **_tiling(work, c), **target.strides("y"), w_lane=lane, w_channel=channel, w_column=column,
+        turned=int(not work.forward), block_size=block_size, by_blocks=int(by_blocks), slabs=shared.size, own=own.size,
+        inputs=inputs, weights=weights, sums=sums, input_point=input_point, weight_point=weight_point,
+        sum_point=sum_point, batch=rows, top=-g.PT if work.forward else g.PT - g.DH * beyond,
+        left=-g.PL if work.forward else g.PL - g.DW * beyond, **_ahead(work, c, rows, both=False), relu=int(work.relu),
         tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
     return common.plan(
@@ -176,12 +177,11 @@ def weight_plan(work: Correlation) -> Plan:
     by_blocks, points = parts == 1 and splits > 1 and c.strips == 1, c.points**2
     blocks = -(-c.blocks // splits)
     z_pitch = blocks * c.width
-    units = g.N * c.tall * c.strips
+    units = c.units(g)
     rows = _batch(work, c, (0 if by_blocks else c.pitch) + z_pitch, -(-units // parts))
     tiles = rows * c.strip * c.phases
-    columns = g.DW * (c.strip * c.tile + c.side - 1)
     joint = min(rows, c.tall)
-    slab = g.DH * (joint * c.tile + c.side - 1) * columns * work.ICG + c.lanes
+    slab = g.DH * (joint * c.tile + c.side - 1) * c.columns(g) * work.ICG + c.lanes
     z_slab = joint * c.tile * c.strip * c.tile * c.phases * z_pitch + c.lanes
     registers = _registers(work)
     sum_block = (registers[-1][0] + registers[-1][1]) * c.width
@@ -197,20 +197,27 @@ def weight_plan(work: Correlation) -> Plan:
     one = g.ICG * filter_size
     channel, tap = (filter_size, 1) if g.layout == "NCHW" else (1, g.ICG)
     values = dict(
-        G=g.G, ICG=work.ICG, OCG=work.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
-        **work.source.strides("x"), **work.target.strides("z"),
-        w_group=g.OCG * one, w_lane=one, w_channel=channel, side=c.side, joined=filter_size,
-        lanes=c.lanes, width=c.width, blocks=c.blocks, splits=splits, block_size=block_size,
-        by_blocks=int(by_blocks), parts=parts, slabs=shared.size, own=own.size,
-        inputs=inputs, gradients=gradients, sums=sums, tile=c.tile, points=c.points,
-        pitch=c.pitch, z_pitch=z_pitch, input_point=input_point, gradient_point=gradient_point, sum_point=sum_point,
-        sum_block=sum_block, tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip, strips=c.strips,
-        low=c.low, thin=c.thin, batch=rows, DH=g.DH, DW=g.DW, phases=c.phases, top=-g.PT, left=-g.PL,
-        columns=columns, units=units, **_ahead(work, c, rows, both=True), tasks=parts * g.G * splits,
+        **_tiling(work, c), **work.target.strides("z"), w_lane=one, w_channel=channel, joined=filter_size,
+        splits=splits, block_size=block_size, by_blocks=int(by_blocks), parts=parts, slabs=shared.size, own=own.size,
+        inputs=inputs, gradients=gradients, sums=sums, z_pitch=z_pitch, input_point=input_point,
+        gradient_point=gradient_point, sum_point=sum_point, sum_block=sum_block, batch=rows, top=-g.PT, left=-g.PL,
+        **_ahead(work, c, rows, both=True), tasks=parts * g.G * splits,
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
     return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, work, False, True)
+
+
+def _tiling(work: Correlation, c: Cut) -> dict[str, int]:
+    """What the records of both kernels say of the images, the channels, and the tiles."""
+    g, source, target = work.g, work.source, work.target
+    return dict(
+        G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W, OH=target.H, OW=target.W, **source.strides("x"),
+        w_group=g.OCG * g.ICG * c.side**2, side=c.side, lanes=c.lanes, width=c.width, blocks=c.blocks, tile=c.tile,
+        points=c.points, pitch=c.pitch, tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip,
+        strips=c.strips, low=c.low, thin=c.thin, DH=g.DH, DW=g.DW, phases=c.phases, columns=c.columns(g),
+        units=c.units(g),
+    )  # fmt: skip
 
 
 def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
@@ -218,7 +225,7 @@ def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
     g = work.g
     tiles = g.N * c.tiles
     fit = common.PARTS_BYTES // (c.side**2 * g.OC * work.ICG * work.dtype.itemsize)
-    parts = common.shareable(max(1, min(common.TASKS, tiles // PART, g.N * c.tall * c.strips, fit)))
+    parts = common.shareable(max(1, min(common.TASKS, tiles // PART, c.units(g), fit)))
     block = c.points**2 * work.ICG * c.width * work.dtype.itemsize
     most = max(1, BATCH_BYTES // block)  # blocks whose sums stay in the cache
     return parts, min(c.blocks, max(-(-c.blocks // most), -(-LEAST // (parts * g.G))))
