@@ -60,7 +60,8 @@ def input_gradient_plan(
 @lru_cache(maxsize=1024)
 def weight_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, z: Layout, forms: Forms) -> Plan:
     """The plan of ``conv2d_weight``, for an input and an output gradient that lie in memory as ``x`` and ``z`` say."""
-    work = _forward(common.merged(g, dtype), dtype, x, z)
+    budget = common.BAND_BYTES if x == z == "NHWC" else common.SLAB_BYTES  # planes are turned better in long rows
+    work = _forward(common.merged(g, dtype, budget), dtype, x, z)
     return min(forms, key=lambda form: form.weight_cost(work)).weight_plan(work)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from numbaconv import simd
+from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import CORRELATION, correlate
 from numbaconv.kernels.tiles import HEIGHTS, TALL
 from numbaconv.kernels.weight_gradient import FEW_ROWS, WEIGHT_GRADIENT, WINDOWS, weight_gradient
@@ -16,6 +17,12 @@ from numbaconv.plan.common import Plan, band, round_up, table
 RUN_COST = 14
 #: To copy a pixel of a target whose channels do not fill a vector, and to pack one of its gradient.
 COPY_COST, PACK_COST = 4, 24
+#: Pixels of such a band, at least: each tile adds its sums to those of the bands before.
+BAND = 48
+#: Blocks whose pixels need not be packed to be read: of more, those of one take too few of the cache's sets.
+NEAR = 4
+#: Tasks that a weight gradient is cut into at least: more than one for each part have to pack the same input.
+LEAST = 8
 
 
 class Blocking(NamedTuple):
@@ -201,8 +208,8 @@ def weight_plan(work: Correlation) -> Plan:
     if direct:
         line = line._replace(columns=g.IW)
     # Where there are more taps, the gradient is read so often that it is worth packing, unless that changes nothing.
-    one_block = cut.width == g.OC
-    z_direct = work.target.layout == "NHWC" and g.G == 1 and g.OC % cut.lanes == 0 and (g.KH * g.KW == 1 or one_block)
+    whole = work.target.layout == "NHWC" and g.G == 1 and g.OC % cut.lanes == 0
+    z_direct = whole and (g.KH * g.KW == 1 or cut.blocks <= NEAR)
     z_step = g.OC if z_direct else cut.width
     window = tiles[-1][0] + tiles[-1][1]
     taps: list[tuple[int, int]] = []
@@ -215,12 +222,14 @@ def weight_plan(work: Correlation) -> Plan:
 
     block_size = len(windows) * window * cut.width
     packed = g.G * cut.blocks * block_size
-    wide = cut.blocks * cut.width
-    height = band(g, g.OH, g.N, g.SH, span, line.columns * pixel * dtype.itemsize, g.OW * wide * dtype.itemsize)
+    row, block_row = line.columns * pixel * dtype.itemsize, g.OW * cut.width * dtype.itemsize
+    height = _weight_band(g, span, row, block_row, cut.blocks, len(windows) // (WINDOWS if few else 1) * len(tiles))
     bands = -(-g.OH // height)
     fit = common.PARTS_BYTES // max(1, packed * dtype.itemsize)
     parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
-    splits = min(cut.blocks, -(-common.TASKS // (parts * g.G)))
+    sums = parts * g.G
+    enough = (n for n in range(1, cut.blocks) if sums * n >= LEAST and common.shareable(sums * n) == sums * n)
+    splits = next(enough, cut.blocks)
     slab = 0 if direct else ((height - 1) * g.SH + span) * line.columns * pixel
     # The last tile of a window may hang over its end, and reads on from there.
     gradient = round_up(slab + TALL + cut.width, cut.lanes)
@@ -238,6 +247,17 @@ def weight_plan(work: Correlation) -> Plan:
     runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
     tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
     return common.plan(weight_gradient, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
+
+
+def _weight_band(g: Conv2dGeometry, span: int, row_bytes: int, block_bytes: int, blocks: int, times: int) -> int:
+    """Rows of a band of a weight gradient, where an output row has so many bytes of each block.
+
+    What one block reads of it is read so many ``times``, so it should stay in the L1 cache. Where that would be too few
+    pixels to be worth it, or too many rows would be packed more than once, the L2 cache should hold what all read.
+    """
+    near = band(g, g.OH, g.N, g.SH, span, row_bytes, block_bytes, common.BAND_BYTES)
+    pays = times > 1 and near * g.OW >= BAND and near * g.SH >= span - g.SH
+    return near if pays else band(g, g.OH, g.N, g.SH, span, row_bytes, blocks * block_bytes)
 
 
 def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:

@@ -17,6 +17,8 @@ from numbaconv.plan.axes import Correlation
 SLAB_BYTES = 256 * 1024
 #: Bytes of weights that stay in the L1 cache while tiles come and go.
 NEAR_BYTES = 32 * 1024
+#: Bytes that what one block reads of a band takes in a weight gradient, where it is to stay in the L1 cache.
+BAND_BYTES = 36 * 1024
 #: Bytes that all partial sums of a weight gradient may take together.
 PARTS_BYTES = 1024 * 1024
 #: Times that a source row may be packed, about, because bands are so low that each reaches over many rows.
@@ -95,15 +97,15 @@ def plan(
     )
 
 
-def merged(g: Conv2dGeometry, dtype: np.dtype) -> Conv2dGeometry:
+def merged(g: Conv2dGeometry, dtype: np.dtype, budget: int = SLAB_BYTES) -> Conv2dGeometry:
     """The same convolution of fewer and longer rows, which tiles cover with less waste, where rows do not matter.
 
     That is so where every output pixel is made of the input pixel of the same place. There should still be work for
-    many threads, and a row should fit into the cache.
+    many threads, and a row should fit into the cache, or so many bytes of it.
     """
     if (g.KH, g.KW, g.SH, g.SW) != (1, 1, 1, 1) or (g.OH, g.OW) != (g.IH, g.IW):
         return g
-    fit = SLAB_BYTES // (max(g.IC, g.OC) * g.IW * dtype.itemsize)
+    fit = budget // (max(g.IC, g.OC) * g.IW * dtype.itemsize)
     most = min(fit, g.IH if g.flops < SERIAL_FLOPS else g.IH * g.N // TASKS)
     rows = max((rows for rows in range(1, most + 1) if g.IH % rows == 0), default=1)
     return replace(g, IH=g.IH // rows, OH=g.OH // rows, IW=g.IW * rows, OW=g.OW * rows)
@@ -115,14 +117,15 @@ def threads(g: Conv2dGeometry, tasks: int) -> int:
 
 
 def band(
-    g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int, other_bytes: int = 0
+    g: Conv2dGeometry, rows: int, images: int, step: int, span: int, row_bytes: int, other_bytes: int = 0,
+    budget: int = SLAB_BYTES,
 ) -> int:  # fmt: skip
     """Rows of a band: as many as fit into the cache, but few enough that there is work for many threads.
 
     A row reads ``span`` rows of a slab, ``step`` of which are new, and as many ``other_bytes`` that no other row needs.
     Where a pixel reaches over very many rows, more than fit: each band packs all of those again.
     """
-    fit = (SLAB_BYTES - (span - step) * row_bytes) // max(1, step * row_bytes + other_bytes)
+    fit = (budget - (span - step) * row_bytes) // max(1, step * row_bytes + other_bytes)
     fit = max(fit, span // (FARTHEST * step))
     bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
     most = max(1, min(rows, fit, max(-(-rows // bands), 2)))
