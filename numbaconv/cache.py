@@ -38,6 +38,7 @@ import numpy as np
 from numba.core import caching
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.core.sigutils import normalize_signature
 from numba.misc.appdirs import AppDirs
@@ -294,7 +295,7 @@ class _Cache(caching.NullCache):
         return folders()[0]
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()  # so that it knows what code is linked with
+        rtsys.initialize(target_context)  # what code is linked with
         name, header = self._file(sig)
         for place in folders() if _SOURCES else []:
             rest = _read(place / name)

@@ -97,6 +97,26 @@ def test_every_type_and_every_option_has_a_file_of_its_own(folder: Folder) -> No
     assert [folder.call(), folder.call(argument=floats), folder.call(nogil=True)] == ["loaded"] * 3
 
 
+AT_ONCE = """
+import sys
+import numba, numpy as np, numbaconv
+x = np.ones((1, 1, 5, 5), np.float32)
+compiler = ["numba.np.linalg", "numba.np.arraymath"]
+kernel = numbaconv.conv2d(x, x)[0, 0, 0, 0]
+print(kernel, *[name for name in compiler if name in sys.modules])
+print(numba.njit(lambda x: np.cumsum(x).sum())(x[0, 0]), numbaconv.conv2d(x, x[..., :3, :3], padding=1).sum())
+"""
+
+
+def test_what_is_loaded_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
+    """Whose modules take a quarter of a second to import; whoever compiles something afterwards has them imported."""
+    own = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_OPT": "1"}  # as nothing is compiled that is kept elsewhere
+    outputs = [run_python("-c", AT_ONCE, timeout=WAIT, **own) for _ in range(2)]
+    compiled, loaded = (output.stdout.split("\n") for output in outputs)
+    assert compiled == ["25.0 numba.np.linalg numba.np.arraymath", "325.0 169.0", ""], outputs[0].stderr
+    assert loaded == ["25.0", "325.0 169.0", ""], outputs[1].stderr
+
+
 # --- what is not: another build ---------------------------------------------------------------------------------------
 
 
