@@ -13,6 +13,8 @@ from numbaconv.plan import common
 from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 
+#: Steps of a sum, at least: fewer take as long, for their loops are left before anybody expects it.
+FEWEST = 16
 #: To begin a row of pixels in a tile of a weight gradient.
 RUN_COST = 14
 #: To copy a pixel of a target whose channels do not fill a vector, and to pack one of its gradient.
@@ -46,13 +48,13 @@ class Filter(NamedTuple):
 def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
     g, cut = work.g, _blocking(work)
-    rows = sum(phase.pixels * len(phase.taps) for phase in work.rows)
     total = 0.0
     for vectors, blocks in _shapes(work, cut):
         for columns in work.columns:
             tiles = cover(columns.pixels, vectors)
             steps = len(columns.taps) * work.ICG
-            total += blocks * sum(rows * steps * _time(height, vectors) for _, height, _ in tiles)
+            sums = sum(phase.pixels * max(len(phase.taps) * steps, FEWEST) for phase in work.rows if phase.taps)
+            total += blocks * sum(sums * _time(height, vectors) for _, height, _ in tiles)
             total += blocks * sum(phase.pixels for phase in work.rows) * len(tiles) * common.TILE_COST
     return g.N * (total * g.G + _turning(work, cut))
 
