@@ -72,7 +72,7 @@ class Call(NamedTuple):
         if threads == 1:
             plan.kernel.run(*arrays, *plan.arguments, ALL, 0, 1)
         else:
-            launch(plan.kernel, threads, *arrays, *plan.arguments)
+            launch(plan.kernel, threads, *arrays, *plan.arguments, stages=plan.stages(threads))
 
 
 _calls: dict[tuple[Any, ...], Call] = {}

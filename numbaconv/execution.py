@@ -48,7 +48,7 @@ def correlate(
     if plan.zeros and not (_all_finite(w) if packed is None else packed.finite):
         plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), packed is not None, relu)
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
-    b, stages, held = _filled_bias(bias, plan.no_bias), None, memory
+    b, stages, held = _filled_bias(bias, plan.no_bias), plan.stages(threads), memory
     if packed is not None and plan.shared > 0:
         found, stages = packed._find(plan), plan.kernel.stages[1:]
         held = packed._new(plan) if found is None else found
@@ -88,7 +88,7 @@ def weight_gradient(
         if plan.fill:
             launch_light(zero, w.size, w.size, w)
         if workers > 0:
-            launch(plan.kernel, workers, x, z, w, memory, *plan.arguments)
+            launch(plan.kernel, workers, x, z, w, memory, *plan.arguments, stages=plan.stages(workers))
         if not plan.zeros or _all_finite(w):
             break
     return target if target is out else _copied(out, target)

@@ -53,11 +53,11 @@ class Ordered:
         """A weight gradient goes by blocks where they are split, and partial sums are not."""
         usual = winograd._parts
 
-        def parts(work: Correlation, cut: winograd.Cut) -> tuple[int, int]:
-            parts, splits = usual(work, cut)
+        def parts(work: Correlation, cut: winograd.Cut) -> tuple[int, int, int]:
+            parts, splits, together = usual(work, cut)
             if self.by_blocks and cut.blocks > 1 and cut.strips == 1:
-                return 1, max(2, splits)
-            return (1, 1) if parts == 1 else (parts, splits)
+                return 1, max(2, splits), 1
+            return parts, splits, splits if parts == 1 else together
 
         with mock.patch.object(winograd, "_parts", parts):
             return winograd.weight_plan(work)

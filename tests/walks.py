@@ -683,22 +683,19 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     slab = n.DH * ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
     stage = min(rows * n.tile * n.DH, n.OH) * min(n.strip * n.tile * n.DW, n.OW) * n.width if n.y_c != 1 else 0
     taps = n.side**2 * n.lanes * n.width
-    inputs, weights = (n.inputs, points * n.input_point), (n.weights, points * n.weight_point)
+    inputs, all_weights = (n.inputs, points * n.input_point), (n.weights, blocks * n.block_size)
+    own, shared = [(0, max(slab, stage, taps)), (n.sums, points * n.sum_point)], []
+    if n.by_blocks:
+        shared.append((n.inputs, n.G * inputs[1]))
+        own.append((n.weights, points * n.weight_point))
+    else:
+        own.append(inputs)
+        (own if n.private else shared).append(all_weights)
     assert n.own == plan.own
-    assert_apart(
-        n.own,
-        [
-            (0, max(slab, stage, taps)),
-            (n.sums, points * n.sum_point),
-            weights if n.by_blocks else inputs,
-        ],
-    )
-    assert_apart(
-        n.slabs,
-        [
-            (n.inputs, n.G * inputs[1]) if n.by_blocks else (n.weights, blocks * n.block_size),
-        ],
-    )
+    assert_apart(n.own, own)
+    assert_apart(n.slabs, shared)
+    assert (plan.first > 0) == bool(n.private) == (not shared)  # what has made everybody's memory has to be waited for
+    assert n.private * own[-1][1] * plan.no_bias.itemsize <= winograd.PRIVATE_BYTES
     assert n.slabs <= plan.shared
     assert plan.no_bias.shape == (n.G, n.blocks * n.width)
 
@@ -779,7 +776,12 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert [start + p for start, _, exist in registers for p in range(exist)] == list(range(n.ICG))
     assert all(height in HEIGHTS for _, height, _ in registers)
     beyond = max(start + height for start, height, _ in registers)
-    shares = [(s + 1) * n.blocks // n.splits - s * n.blocks // n.splits for s in range(n.splits)]
+    assert 1 <= n.together <= n.splits <= n.blocks
+    shares = [
+        (s + k) * n.blocks // n.splits - s * n.blocks // n.splits
+        for k in range(1, n.together + 1)
+        for s in range(n.splits - k + 1)
+    ]
     assert max(shares) * n.width <= n.z_pitch
     tiles = int(n.units * n.wide * n.phases) if n.by_blocks else most
     channels = -(-n.ICG // n.lanes) * n.lanes
@@ -808,6 +810,7 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     sums = n.parts * n.G * n.blocks * n.block_size
     assert_apart(n.slabs, [(0, sums), (n.inputs, n.G * inputs)] if n.by_blocks else [(0, sums)])
     assert n.slabs <= plan.shared
+    assert plan.first == (not n.by_blocks)
 
     if n.by_blocks:
         assert n.strips == 1

@@ -48,6 +48,7 @@ WEIGHT_WINOGRAD = record(
     "z_w",
     "joined",  # taps that lie next to each other in the weight's gradient
     "splits",  # shares of a group's blocks
+    "together",  # of which so many may be taken together
     "parts",  # partial sums
     "gradients",  # where in a thread's part the transformed gradient begins
     "z_pitch",  # its channels from a tile to the next
@@ -93,11 +94,17 @@ def _unpack_sums(w, scratch, plan, taps, block):
 
 @routine
 def _sum_share(x, z, scratch, plan, tiles, thread, threads):
-    """One thread's share of the tasks: one partial sum of one share of the blocks of one group each."""
+    """One thread's share of the tasks: one partial sum of one share of the blocks of one group each.
+
+    Shares of the same part that follow each other are taken together, for they read the same input.
+    """
     own, none = plan.slabs + thread * plan.own, np.int64(0)  # no literal, for which routines would be compiled again
-    for task in share(plan.tasks, thread, threads):
+    task, tasks_end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
+    while task < tasks_end:
         part, g, split = task // (plan.G * plan.splits), task // plan.splits % plan.G, task % plan.splits
-        first, last = split * plan.blocks // plan.splits, (split + 1) * plan.blocks // plan.splits
+        splits = min(tasks_end - task, plan.splits - split, plan.together)
+        first, last = split * plan.blocks // plan.splits, (split + splits) * plan.blocks // plan.splits
+        task += splits
         clear(scratch, own + plan.sums, plan.points * plan.points * plan.sum_point)
         unit, end = part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts
         while unit < end:

@@ -16,7 +16,8 @@ are tiles of the image, and whose lanes are output channels::
                 for each tile:
                     target pixels = A.T x M[...][tile] x A + bias       (transforms.transform_output)
 
-``U`` holds the transformed weights. ``V`` and ``M`` are as large as fits into the L2 cache.
+``U`` holds the transformed weights. ``V`` and ``M`` are as large as fits into the L2 cache. Where all of ``U`` fits as
+well, every thread makes it for itself, which takes less time than to have it from the caches of other cores.
 
 Where there are fewer tiles than output channels, ``U`` is the larger operand, and would only go through memory to be
 written and to be read again. Then all threads transform the whole input first, and each transforms the weights of a
@@ -70,7 +71,8 @@ WINOGRAD = record(
     "y_w",
     "w_column",  # from a tap to the next, the rows of a filter being one run
     "turned",  # 1: the taps are in reverse order
-    "weights",  # where the transformed weights begin: of packed memory, else of a thread's part
+    "private",  # 1: every thread transforms all weights for itself
+    "weights",  # where the transformed weights begin: of packed memory, or of a thread's part
     "weight_point",  # elements of them from a point to the next
     "relu",  # 1: instead of what is below 0, 0 is written
 )
@@ -102,11 +104,17 @@ def _prepare(x, w, packed, scratch, plan, thread, threads):
     own = plan.slabs + thread * plan.own
     if plan.by_blocks:
         transform_all(x, scratch, own, plan, thread, threads)
-    else:
-        chunks = -(-plan.ICG // plan.lanes)
-        for task in share(plan.G * plan.blocks * chunks, thread, threads):
-            block, first = task // chunks, task % chunks * plan.lanes
-            _transform_weights(w, scratch, own, plan, block, first, packed, plan.weights + block * plan.block_size)
+    elif not plan.private:
+        _transform_all_weights(w, scratch, own, plan, packed, plan.weights, thread, threads)
+
+
+@routine
+def _transform_all_weights(w, scratch, own, plan, packed, to, thread, threads):
+    """One thread's share of the weights of all blocks."""
+    chunks = -(-plan.ICG // plan.lanes)
+    for task in share(plan.G * plan.blocks * chunks, thread, threads):
+        block, first = task // chunks, task % chunks * plan.lanes
+        _transform_weights(w, scratch, own, plan, block, first, packed, to + block * plan.block_size)
 
 
 @routine
@@ -178,6 +186,10 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, g, block % plan.blocks, unit, batch)
     else:
+        all_weights = plan.weights
+        if plan.private:
+            packed, all_weights = scratch, own + plan.weights
+            _transform_all_weights(w, scratch, own, plan, packed, all_weights, none, none + 1)
         while task < end:
             g = task // group
             batch = min(min(end, (g + 1) * group) - task, plan.batch)
@@ -186,7 +198,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
                 x, scratch, own, own + plan.inputs, plan, g, task - g * group, batch, none, plan.ICG
             )  # fmt: skip
             for block in range(plan.blocks):
-                weights = plan.weights + (g * plan.blocks + block) * plan.block_size
+                weights = all_weights + (g * plan.blocks + block) * plan.block_size
                 reads = batch if plan.ahead and block == plan.blocks - 1 else 0
                 writes = batch if plan.ahead and block == 0 else 0
                 _multiply(

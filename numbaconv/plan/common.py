@@ -53,6 +53,12 @@ class Plan:
     zeros: bool
     #: Zeros where a bias is read if there is none: for each group that is computed by itself, whole vectors.
     no_bias: np.ndarray
+    #: The first stage of the kernel that has anything to do.
+    first: int = 0
+
+    def stages(self, threads: int) -> range | None:
+        """The stages of the kernel that have anything to do; None, all in one call, on a single thread."""
+        return None if threads == 1 else self.kernel.stages[self.first :]
 
     @cached_property
     def arguments(self) -> tuple[np.ndarray, ...]:
@@ -82,6 +88,7 @@ def plan(
     fill: bool,
     zeros: bool,
     bias: tuple[int, int] = (0, 0),
+    first: int = 0,
 ) -> Plan:
     """The plan of a kernel whose record has the fields ``slabs``, ``own`` and ``tasks``."""
     return Plan(
@@ -94,6 +101,7 @@ def plan(
         fill=fill,
         zeros=zeros,
         no_bias=np.zeros(bias, work.dtype),
+        first=first,
     )
 
 

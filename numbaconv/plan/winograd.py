@@ -19,6 +19,8 @@ from numbaconv.plan.common import Memory, Plan, round_up
 TILES = {3: (2, 4), 5: (2,)}
 #: Bytes of a batch, transformed, and its sums: with the weights of a point, they should stay in the L2 cache.
 BATCH_BYTES = 640 * 1024
+#: Bytes of transformed weights that every thread makes for itself, rather than wait, and have them from other cores.
+PRIVATE_BYTES = 1408 * 1024
 #: Tiles of a batch: enough that weights, which it reads once, are used often.
 BATCH = 2 * TALL
 #: Tiles of a row that are transformed together, at most.
@@ -27,8 +29,9 @@ STRIP = 4 * TALL
 INPUT_COST, SUMS_COST, TAPS_COST = 300, 260, 320
 #: What it takes to read the transformed taps of a vector that were made long ago, and are in no near cache any more.
 FAR_COST = 288
-#: Tiles that a partial sum of a weight gradient should have at least, for it is transformed back on its own.
-PART = 96
+#: Tiles that a partial sum of a weight gradient should have at least, for it is transformed back on its own: where
+#: there are several, and where there are two.
+PART, HALF = 96, 64
 #: Tasks that a weight gradient is cut into at least.
 LEAST = 4
 
@@ -132,7 +135,9 @@ def plan(work: Correlation) -> Plan:
     own.add(max(slab, stage, taps))
     inputs = shared.add(g.G * points * input_point) if by_blocks else own.add(points * input_point)
     block_size = points * weight_point
-    weights = own.add(block_size) if by_blocks else shared.add(g.G * c.blocks * block_size)
+    all_weights = g.G * c.blocks * block_size
+    private = not by_blocks and not work.packed and all_weights * work.dtype.itemsize <= PRIVATE_BYTES
+    weights = own.add(block_size) if by_blocks else (own if private else shared).add(all_weights)
     sums = own.add(points * sum_point)
     one = g.ICG * filter_size
     lane, channel, column = (one, filter_size, 1) if g.layout == "NCHW" else (one, 1, g.ICG)
@@ -142,12 +147,20 @@ def plan(work: Correlation) -> Plan:
         **_tiling(work, c), **target.strides("y"), w_lane=lane, w_channel=channel, w_column=column,
         turned=int(not work.forward), block_size=block_size, by_blocks=int(by_blocks), slabs=shared.size, own=own.size,
         inputs=inputs, weights=weights, sums=sums, input_point=input_point, weight_point=weight_point,
-        sum_point=sum_point, batch=rows, top=-g.PT if work.forward else g.PT - g.DH * beyond,
+        private=int(private), sum_point=sum_point, batch=rows, top=-g.PT if work.forward else g.PT - g.DH * beyond,
         left=-g.PL if work.forward else g.PL - g.DW * beyond, **_ahead(work, c, rows, both=False), relu=int(work.relu),
         tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
     return common.plan(
-        correlate_winograd, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width)
+        correlate_winograd,
+        WINOGRAD,
+        values,
+        (_heights(tiles),),
+        work,
+        False,
+        True,
+        (g.G, c.blocks * c.width),
+        first=int(private),
     )
 
 
@@ -160,7 +173,8 @@ def _weight_cost(work: Correlation, c: Cut) -> float:
     g = work.g
     size = c.points**2 / 36
     vectors = -(-work.OCG // c.lanes)
-    parts, splits = _parts(work, c)
+    parts, splits, together = _parts(work, c)
+    splits //= together
     rows = sum(height for _, height, _ in _registers(work))
     step = max(rows * vectors, 8) * (1.0 if vectors > 1 else 1.2)  # at least what the latency of additions allows
     products = step + 4 * work.ICG * vectors / BATCH
@@ -173,12 +187,14 @@ def weight_plan(work: Correlation) -> Plan:
     """The plan of a weight gradient."""
     g = work.g
     c = min(cuts(work), key=lambda c: _weight_cost(work, c))
-    parts, splits = _parts(work, c)
-    by_blocks, points = parts == 1 and splits > 1 and c.strips == 1, c.points**2
-    blocks = -(-c.blocks // splits)
+    parts, splits, together = _parts(work, c)
+    by_blocks, points = parts == 1 and splits > together and c.strips == 1, c.points**2
+    blocks = -(-c.blocks * together // splits)
     z_pitch = blocks * c.width
     units = c.units(g)
-    rows = _batch(work, c, (0 if by_blocks else c.pitch) + z_pitch, -(-units // parts))
+    mine = -(-units // parts)  # of a part, which batches of equal size should share
+    rows = _batch(work, c, (0 if by_blocks else c.pitch) + z_pitch, mine)
+    rows = -(-mine // -(-mine // rows))
     tiles = rows * c.strip * c.phases
     joint = min(rows, c.tall)
     slab = g.DH * (joint * c.tile + c.side - 1) * c.columns(g) * work.ICG + c.lanes
@@ -198,14 +214,17 @@ def weight_plan(work: Correlation) -> Plan:
     channel, tap = (filter_size, 1) if g.layout == "NCHW" else (1, g.ICG)
     values = dict(
         **_tiling(work, c), **work.target.strides("z"), w_lane=one, w_channel=channel, joined=filter_size,
-        splits=splits, block_size=block_size, by_blocks=int(by_blocks), parts=parts, slabs=shared.size, own=own.size,
-        inputs=inputs, gradients=gradients, sums=sums, z_pitch=z_pitch, input_point=input_point,
+        splits=splits, together=together, block_size=block_size, by_blocks=int(by_blocks), parts=parts,
+        slabs=shared.size, own=own.size, inputs=inputs, gradients=gradients, sums=sums, z_pitch=z_pitch,
+        input_point=input_point,
         gradient_point=gradient_point, sum_point=sum_point, sum_block=sum_block, batch=rows, top=-g.PT, left=-g.PL,
         **_ahead(work, c, rows, both=True), tasks=parts * g.G * splits,
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
-    return common.plan(weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, work, False, True)
+    return common.plan(
+        weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, work, False, True, first=int(not by_blocks)
+    )
 
 
 def _tiling(work: Correlation, c: Cut) -> dict[str, int]:
@@ -220,15 +239,19 @@ def _tiling(work: Correlation, c: Cut) -> dict[str, int]:
     )  # fmt: skip
 
 
-def _parts(work: Correlation, c: Cut) -> tuple[int, int]:
-    """How many partial sums there are, and into how many shares blocks are split."""
+def _parts(work: Correlation, c: Cut) -> tuple[int, int, int]:
+    """How many partial sums there are, into how many shares blocks are split, and how many of these stay in the cache.
+
+    Those may be taken together, where there are few threads.
+    """
     g = work.g
     tiles = g.N * c.tiles
     fit = common.PARTS_BYTES // (c.side**2 * g.OC * work.ICG * work.dtype.itemsize)
-    parts = common.shareable(max(1, min(common.TASKS, tiles // PART, c.units(g), fit)))
+    parts = common.shareable(max(1, min(common.TASKS, max(tiles // PART, min(2, tiles // HALF)), c.units(g), fit)))
     block = c.points**2 * work.ICG * c.width * work.dtype.itemsize
     most = max(1, BATCH_BYTES // block)  # blocks whose sums stay in the cache
-    return parts, min(c.blocks, max(-(-c.blocks // most), -(-LEAST // (parts * g.G))))
+    splits = min(c.blocks, max(-(-c.blocks // most), -(-LEAST // (parts * g.G))))
+    return parts, splits, max([1, *(n for n in range(2, splits + 1) if -(-c.blocks * n // splits) <= most)])
 
 
 def _registers(work: Correlation) -> list[tuple[int, int, int]]:
