@@ -62,18 +62,20 @@ def cost(work: Correlation) -> float:
 def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
     g, cut = work.g, _blocking(work)
-    joined, windows = _windows(work)
-    few, total = _few(work), 0.0
+    windows, total = _windows(work)[1], 0.0
     for vectors, blocks in _shapes(work, cut):
-        tiles = [(0, few, few)] if few else cover(joined * g.ICG, vectors)
-        time = few * vectors * (1.2 if FEW_ROWS[few] == 1 else 1.0) if few else _times(tiles, vectors)
+        tiles, time = _window_tiles(work, vectors)
         total += blocks * windows * (g.OH * (g.OW * time + len(tiles) * RUN_COST) + len(tiles) * common.TILE_COST)
     return g.N * (total * g.G + _turning(work, cut, PACK_COST))
 
 
-def _times(tiles: list[tuple[int, int, int]], vectors: int) -> float:
-    """Of a step of each of some tiles."""
-    return sum(_time(height, vectors) for _, height, _ in tiles)
+def _window_tiles(work: Correlation, vectors: int) -> tuple[list[tuple[int, int, int]], float]:
+    """The tiles that cover the rows of a window of a weight gradient, and what a step of them takes."""
+    few = _few(work)
+    if few:
+        return [(0, few, few)], few * vectors * (1.2 if FEW_ROWS[few] == 1 else 1.0)
+    tiles = cover(_windows(work)[0] * work.g.ICG, vectors)
+    return tiles, sum(_time(height, vectors) for _, height, _ in tiles)
 
 
 def _few(work: Correlation) -> int:
