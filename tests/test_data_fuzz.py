@@ -16,6 +16,7 @@ import tracemalloc
 import warnings
 import zipfile
 
+import numba
 import numpy as np
 import pytest
 from data_files import CIFAR_IMAGES, CIFAR_LABELS, cifar10_batch, cifar10_bin, cifar10_meta, idx_bytes, picture
@@ -157,6 +158,12 @@ def check(path, read):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < MOST_MEMORY
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiler():
+    """What Numba compiles with is imported once, and takes as much memory as a file may: here, it is no file's."""
+    numba.njit(lambda: None)()
 
 
 @contextlib.contextmanager
