@@ -19,7 +19,7 @@ FEWEST = 16
 RUN_COST = 14
 #: To copy a pixel of a target whose channels do not fill a vector, and to pack one of its gradient.
 COPY_COST, PACK_COST = 4, 24
-#: Pixels of such a band, at least: each tile adds its sums to those of the bands before.
+#: Pixels of a band that stays in the L1 cache, at least: each tile adds its sums to those of the bands before.
 BAND = 48
 #: Blocks whose pixels need not be packed to be read: of more, those of one take too few of the cache's sets.
 NEAR = 4
@@ -211,7 +211,7 @@ def weight_plan(work: Correlation) -> Plan:
     direct = _inside(work, (top, left), (span, span_w)) and all(height == exist for _, height, exist in tiles)
     if direct:
         line = line._replace(columns=g.IW)
-    # Where there are more taps, the gradient is read so often that it is worth packing, unless that changes nothing.
+    # Where there are more taps, the gradient is read so often that it is worth packing, unless there are few blocks.
     whole = work.target.layout == "NHWC" and g.G == 1 and g.OC % cut.lanes == 0
     z_direct = whole and (g.KH * g.KW == 1 or cut.blocks <= NEAR)
     z_step = g.OC if z_direct else cut.width

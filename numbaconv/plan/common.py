@@ -17,7 +17,7 @@ from numbaconv.plan.axes import Correlation
 SLAB_BYTES = 256 * 1024
 #: Bytes of weights that stay in the L1 cache while tiles come and go.
 NEAR_BYTES = 32 * 1024
-#: Bytes that what one block reads of a band takes in a weight gradient, where it is to stay in the L1 cache.
+#: Bytes of a band that one block of a weight gradient reads, where they are to stay in the L1 cache.
 BAND_BYTES = 36 * 1024
 #: Bytes that all partial sums of a weight gradient may take together.
 PARTS_BYTES = 1024 * 1024
@@ -109,7 +109,7 @@ def merged(g: Conv2dGeometry, dtype: np.dtype, budget: int = SLAB_BYTES) -> Conv
     """The same convolution of fewer and longer rows, which tiles cover with less waste, where rows do not matter.
 
     That is so where every output pixel is made of the input pixel of the same place. There should still be work for
-    many threads, and a row should fit into the cache, or so many bytes of it.
+    many threads, and a row should take no more bytes than that.
     """
     if (g.KH, g.KW, g.SH, g.SW) != (1, 1, 1, 1) or (g.OH, g.OW) != (g.IH, g.IW):
         return g

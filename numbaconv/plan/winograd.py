@@ -152,16 +152,9 @@ def plan(work: Correlation) -> Plan:
         tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
     return common.plan(
-        correlate_winograd,
-        WINOGRAD,
-        values,
-        (_heights(tiles),),
-        work,
-        False,
-        True,
-        (g.G, c.blocks * c.width),
+        correlate_winograd, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width),
         first=int(private),
-    )
+    )  # fmt: skip
 
 
 def weight_cost(work: Correlation) -> float:
@@ -216,9 +209,8 @@ def weight_plan(work: Correlation) -> Plan:
         **_tiling(work, c), **work.target.strides("z"), w_lane=one, w_channel=channel, joined=filter_size,
         splits=splits, together=together, block_size=block_size, by_blocks=int(by_blocks), parts=parts,
         slabs=shared.size, own=own.size, inputs=inputs, gradients=gradients, sums=sums, z_pitch=z_pitch,
-        input_point=input_point,
-        gradient_point=gradient_point, sum_point=sum_point, sum_block=sum_block, batch=rows, top=-g.PT, left=-g.PL,
-        **_ahead(work, c, rows, both=True), tasks=parts * g.G * splits,
+        input_point=input_point, gradient_point=gradient_point, sum_point=sum_point, sum_block=sum_block, batch=rows,
+        top=-g.PT, left=-g.PL, **_ahead(work, c, rows, both=True), tasks=parts * g.G * splits,
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
