@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,10 +12,14 @@ from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels import sums
 from numbaconv.kernels.elementwise import fill_rows, zero
 from numbaconv.kernels.plain import note_finite
+from numbaconv.kernels.pooling import Windows
 from numbaconv.memory import flat, flat_image, flat_view, scratch
 from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, Forms, Plan, weight_gradient_plan
 from numbaconv.threads import act, expect, launch, launch_light, threads_for
+
+#: Of a max pooling, the pixel that has won each window, flat, and the windows.
+Pooling: TypeAlias = tuple[np.ndarray, Windows]
 
 
 def correlate(
@@ -48,19 +53,12 @@ def correlate(
     if plan.zeros and not (_all_finite(w) if packed is None else packed.finite):
         plan = make_plan(geometry, dtype, x_layout, y_layout, _careful(forms), packed is not None, relu)
     threads, memory = _memory(plan, dtype, threads)  # first, for it may not be there
-    b, stages, held = _filled_bias(bias, plan.no_bias), plan.stages(threads), memory
-    if packed is not None and plan.shared > 0:
-        found, stages = packed._find(plan), plan.kernel.stages[1:]
-        held = packed._new(plan) if found is None else found
-        if found is None and threads > 0:
-            launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=plan.kernel.stages[:1])
-            packed._keep(plan, held)
+    held = _held(plan, packed)
     if plan.fill and bias is None:
         launch_light(zero, y.size, y.size, y)
     elif plan.fill:
         act(_fill, target, bias, geometry, relu)
-    if threads > 0:
-        launch(plan.kernel, threads, x, w, b, y, held, memory, *plan.arguments, stages=stages)
+    _launch(plan, threads, memory, packed, held, x, w, bias, y)
     return target if target is out else _copied(out, target)
 
 
@@ -94,6 +92,49 @@ def weight_gradient(
     return target if target is out else _copied(out, target)
 
 
+def correlate_pooled(
+    plan: Plan, geometry: Conv2dGeometry, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None,
+    out: np.ndarray, pooling: Pooling, packed: PackedWeight | None = None,
+) -> bool:  # fmt: skip
+    """Do the same with a plan that pools what is written, or reads the gradient of what was pooled; ``out`` is flat.
+
+    Whether it was done: not where padding might meet what is not finite.
+    """
+    dtype = out.dtype
+    x, w = flat_image(source, dtype, geometry.layout)[0], flat(weight, dtype)
+    if plan.zeros and not (_all_finite(w) if packed is None else packed.finite):
+        return False
+    threads, memory = _memory(plan, dtype, None)
+    bias = None if bias is None else flat(bias, dtype)
+    _launch(plan, threads, memory, packed, _held(plan, packed), x, w, bias, out, *pooling)
+    return True
+
+
+def pooled_weight_gradient(
+    plan: Plan, geometry: Conv2dGeometry, input: np.ndarray, grad: np.ndarray, out: np.ndarray, pooling: Pooling
+) -> bool:
+    """Fill ``out`` with a weight gradient, from that of what was pooled. Whether it was done, as above."""
+    x, w = flat_image(input, out.dtype, geometry.layout)[0], out.reshape(-1)
+    threads, memory = _memory(plan, out.dtype, None)
+    if plan.fill:
+        launch_light(zero, w.size, w.size, w)
+    if threads > 0:
+        launch(plan.kernel, threads, x, grad, w, memory, *plan.arguments, *pooling, stages=plan.stages(threads))
+    return not plan.zeros or _all_finite(w)
+
+
+def pooled_bias_gradient(grad: np.ndarray, pooling: Pooling) -> np.ndarray:
+    """Sum over the batch and the windows in which some pixel has won."""
+    winner, windows = pooling
+    result = np.empty(windows.C, grad.dtype)
+    parts = -(-grad.size // (windows.C * sums.STRETCH))
+    launch_light(
+        sums.sum_won, parts, grad.size, grad, winner, result, np.empty(parts * windows.C, grad.dtype), windows.C,
+        windows.KH * windows.KW,
+    )  # fmt: skip
+    return result
+
+
 def bias_gradient(geometry: Conv2dGeometry, grad_output: np.ndarray) -> np.ndarray:
     """Sum over the batch and the pixels."""
     dtype, C, pixels = compute_dtype(result_dtype(grad_output)), geometry.OC, geometry.OH * geometry.OW
@@ -113,6 +154,32 @@ def _careful(forms: Forms) -> Forms:
     Who asks for Winograd's algorithm gets it: its transforms spread such numbers over a tile in any case.
     """
     return forms if forms == FORMS["winograd"] else FORMS["plain"]
+
+
+def _launch(
+    plan: Plan, threads: int, memory: np.ndarray, packed: PackedWeight | None, held: np.ndarray | None, x: np.ndarray,
+    w: np.ndarray, bias: np.ndarray | None, y: np.ndarray, *more: Any,
+) -> None:  # fmt: skip
+    """Run the kernel of a correlation, where there is work; ``held`` is what :func:`_held` gave."""
+    if threads == 0:
+        return
+    b, kernel = _filled_bias(bias, plan.no_bias), plan.kernel
+    if packed is None or held is None:
+        launch(kernel, threads, x, w, b, y, memory, memory, *plan.arguments, *more, stages=plan.stages(threads))
+        return
+    arguments = (x, w, b, y, held, memory, *plan.arguments, *more)
+    if packed._find(plan) is None:
+        launch(kernel, threads, *arguments, stages=kernel.stages[:1])
+        packed._keep(plan, held)
+    launch(kernel, threads, *arguments, stages=kernel.stages[1:])
+
+
+def _held(plan: Plan, packed: PackedWeight | None) -> np.ndarray | None:
+    """The memory of packed weights that are held, or will be; None where each call packs them for itself."""
+    if packed is None or plan.shared == 0:
+        return None
+    found = packed._find(plan)
+    return packed._new(plan) if found is None else found
 
 
 def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.ndarray]:

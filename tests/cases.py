@@ -43,7 +43,7 @@ class Ordered:
 
     def __init__(self, by_blocks: bool) -> None:
         self.by_blocks = by_blocks
-        self.cost, self.weight_cost = winograd.cost, winograd.weight_cost
+        self.cost, self.weight_cost, self.pools = winograd.cost, winograd.weight_cost, winograd.pools
 
     def plan(self, work: Correlation) -> planning.Plan:
         with mock.patch.object(winograd, "_by_blocks", lambda work, cut: self.by_blocks and cut.strips == 1):
@@ -463,8 +463,9 @@ def only(form: str) -> Iterator[None]:
 
 
 def forget_plans() -> None:
-    for make in (planning.forward_plan, planning.input_gradient_plan, planning.weight_gradient_plan):
-        make.cache_clear()
+    for name in planning.__all__:
+        if name.endswith("_plan"):
+            getattr(planning, name).cache_clear()
     calls.forget()
 
 

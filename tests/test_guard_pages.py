@@ -13,12 +13,14 @@ import ctypes
 import faulthandler
 import functools
 import mmap
+import random
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import numba
 import numpy as np
@@ -35,11 +37,13 @@ from cases import (
     run,
     run_python,
 )
+from test_nn_pooled import Shapes, launches, one_by_one, together
 
 import numbaconv
 import numbaconv.execution
 import numbaconv.packed
 from numbaconv.geometry import Conv2dGeometry
+from numbaconv.nn import layout, pooled
 
 pytestmark = [
     pytest.mark.compiled,
@@ -54,6 +58,8 @@ SIDES = ("end", "start")
 FORCED = [form for form in FORMS | PLAIN if form != "cheapest"]
 #: Seed, number of cases, multiplications of a pass, threads.
 BATCHES = [(0, 150, 20_000, 1), (1, 16, 600_000, 1), (2, 40, 20_000, 2), (3, 8, 600_000, 2)]
+#: How many convolutions are pooled, in which forms.
+POOLED, POOLING = 60, ("channels", "winograd by tiles", "winograd by blocks")
 
 
 def guarded(values: np.ndarray, side: str, writable: bool = True) -> np.ndarray:
@@ -173,6 +179,51 @@ def child_run() -> None:
         assert len(sizes) > 4 * calls, "the kernels have scratch memory from somewhere else"
 
 
+def child_pooled() -> None:
+    """Convolutions and the max pooling behind them, all of whose arrays are guarded."""
+    for side, form in product(SIDES, POOLING):
+        guard_scratch(side)
+        choose = random.Random(0)
+        with only(form), launches() as names:
+            for number in range(POOLED):
+                shapes = some_shapes(choose, form)
+                print(f"{form}, guard at the {side}: {shapes}", flush=True)
+                model, x = shapes.model(), shapes.batch(number)
+                model.require_input_grad(form != "channels")  # which does not pool there
+                z = choose_like(one_by_one(model, x, None)[0])
+                wanted = one_by_one(model, x, z)
+                for parameter in model.parameters():
+                    parameter.data = guarded(parameter.data, side, writable=False)
+                numbaconv.set_num_threads(1 + number % min(2, numba.config.NUMBA_NUM_THREADS))
+                x = guarded_image(x, side, "NCHW", number % 3 == 0, writable=False)
+                z = guarded_image(z, side, "NCHW", True, writable=False)
+                with mock.patch.object(layout, "fresh", fresh(side)), mock.patch.object(pooled, "fresh", fresh(side)):
+                    for got, right in zip(together(model, x, z), wanted, strict=True):
+                        np.testing.assert_array_equal(got, right)
+        assert sum(name.startswith("weight_gradient") and "pooled" in name for name in names) > POOLED // 2
+
+
+def some_shapes(choose: random.Random, form: str) -> Shapes:
+    """Sizes of which most can be pooled by the kernels of a form."""
+    C, OC = choose.choice([1, 3, 16, 33]), choose.choice([16, 32, 48, 80])
+    taps = choose.choice([1, 3, 5] if form == "channels" else [3, 5])
+    pad = [(choose.randint(0, 2), choose.randint(0, 2)) for _ in range(2)]
+    windows = choose.choice([(2, 2), (2, 2), (2, 3), (1, 2), (3, 3)])
+    rows, columns, relu = choose.randint(1, 7), choose.randint(1, 9), choose.random() < 0.5
+    dtype = choose.choice(["float32", "float64"])
+    return Shapes(choose.randint(1, 4), C, OC, rows, columns, *windows, taps, tuple(pad), relu, dtype)
+
+
+def choose_like(y: np.ndarray) -> np.ndarray:
+    """A gradient of whole numbers."""
+    return np.random.default_rng(y.size).integers(-2, 3, y.shape).astype(y.dtype)
+
+
+def fresh(side: str) -> Callable[[Any, np.dtype], np.ndarray]:
+    """What gives new arrays, which are guarded and full of NaN."""
+    return lambda shape, dtype: guarded(np.full(shape, np.nan if dtype.kind == "f" else 77, dtype), side)
+
+
 def child_read(side: str, distance: int) -> None:
     """Read an element of an array, or ``distance`` beside it."""
     array = guarded(np.arange(700.0), side)
@@ -221,6 +272,14 @@ def test_nothing_beside_an_array_is_touched_and_no_input_is_written() -> None:
     assert len(lines) == len(SIDES) * len(FORCED) * sum(count for _, count, *_ in BATCHES)
 
 
+def test_nothing_beside_an_array_is_touched_where_a_convolution_is_pooled() -> None:
+    result = child(child_pooled)
+    lines = result.stdout.splitlines() or ["nothing was run"]
+    assert not was_killed(result), f"memory was touched that is no array's, in\n{lines[-1]}\n{result.stderr}"
+    assert result.returncode == 0, f"wrong in\n{lines[-1]}\n{result.stderr[-4000:]}"
+    assert len(lines) == len(SIDES) * len(POOLING) * POOLED
+
+
 @pytest.mark.parametrize(("side", "beside"), [("end", 1), ("start", -1)])
 def test_the_guard_kills_who_reads_one_element_beside_an_array(side: str, beside: int) -> None:
     inside = child(child_read, side, 0)
@@ -242,5 +301,5 @@ def test_the_guard_kills_where_scratch_memory_is_too_small(form: str) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    functions = {f.__name__: f for f in (child_run, child_read, child_write, child_scratch)}
+    functions = {f.__name__: f for f in (child_run, child_pooled, child_read, child_write, child_scratch)}
     functools.partial(functions[sys.argv[1]], *eval(sys.argv[2]))()

@@ -52,6 +52,9 @@ from numbaconv.plan import (
     images,
     input_gradient_plan,
     planes,
+    pooled_input_gradient_plan,
+    pooled_plan,
+    pooled_weight_gradient_plan,
     weight_gradient_plan,
     winograd,
 )
@@ -69,6 +72,13 @@ def direct() -> planning.Forms:
     """The forms that are chosen from; ``only`` changes them."""
     return planning.FORMS["direct"]
 
+
+#: What plans passes that have to do with pooling.
+POOLED = {
+    "forward": pooled_plan,
+    "input gradient": pooled_input_gradient_plan,
+    "weight gradient": pooled_weight_gradient_plan,
+}
 
 each_form = pytest.mark.parametrize("form", FORMS)
 
@@ -386,6 +396,27 @@ def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: 
                     CHECKS[plan.kernel](plan, merged(case.geometry, case.dtype), name)
                 except AssertionError as error:
                     raise AssertionError(f"{name} of {case}") from error
+
+
+@pytest.mark.parametrize("form", ["channels", *WINOGRAD])
+@pytest.mark.parametrize("finely", [False, True])
+def test_offsets_of_what_is_pooled_stay_inside(finely: bool, form: str) -> None:
+    found = Counter[str]()
+    with only(form), everything_in_parallel() if finely else nullcontext():
+        for case in random_cases(7, 100 if INTERPRETED else 300, 100_000, FLOATS, form=form):
+            g = case.geometry
+            divisors = [[n for n in (1, 2, 3, 4) if size % n == 0] for size in (g.OH, g.OW)]
+            if g.layout == "NHWC":
+                continue
+            for windows, x in product(product(*divisors), ("NCHW", "NHWC")):
+                arguments: Any = (g, case.dtype, x, windows, direct())
+                for name, make in POOLED.items():
+                    plan = make(*arguments)
+                    if plan is not None:
+                        found[name] += 1
+                        CHECKS[plan.kernel](plan, g, name, windows[0])
+    assert set(found) == (set(POOLED) if form in WINOGRAD else {"forward", "weight gradient"})
+    assert min(found.values()) > 20
 
 
 @pytest.mark.parametrize("form", ["channels", "depthwise", "cheapest"])

@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.correlation import CORRELATION, correlate
+from numbaconv.kernels.correlation import CORRELATION, correlate, correlate_pooled
 from numbaconv.kernels.depthwise import DEPTHWISE, PIXELS, SHARED, correlate_depthwise
 from numbaconv.kernels.images import IMAGES, correlate_images
 from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
 from numbaconv.kernels.weight_depthwise import QUAD, WEIGHT_DEPTHWISE, WINDOW_SIZES, weight_gradient_depthwise
-from numbaconv.kernels.weight_gradient import FEW_ROWS, WEIGHT_GRADIENT, WINDOWS, weight_gradient
+from numbaconv.kernels.weight_gradient import (
+    FEW_ROWS,
+    WEIGHT_GRADIENT,
+    WINDOWS,
+    weight_gradient,
+    weight_gradient_pooled,
+)
 from numbaconv.kernels.weight_images import ROWS, WEIGHT_IMAGES, weight_gradient_images
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
-from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
-from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
+from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd, weight_gradient_winograd_pooled
+from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd, correlate_winograd_pooled
 from numbaconv.plan import Plan, depthwise, winograd
 from numbaconv.plan.axes import forward_axis
 
@@ -39,6 +45,10 @@ RECORDS = {
     weight_gradient_depthwise: WEIGHT_DEPTHWISE,
     correlate_winograd: WINOGRAD,
     weight_gradient_winograd: WEIGHT_WINOGRAD,
+    correlate_pooled: CORRELATION,
+    weight_gradient_pooled: WEIGHT_GRADIENT,
+    correlate_winograd_pooled: WINOGRAD,
+    weight_gradient_winograd_pooled: WEIGHT_WINOGRAD,
 }
 
 
@@ -54,8 +64,11 @@ def assert_rows_cover(rows: Any, channels: int) -> None:
     assert all(height in PLANE_TILES and 1 <= exist <= height for _, height, exist in rows)
 
 
-def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
-    """Walk through what ``correlate`` does with a plan, as far as it decides where memory is touched."""
+def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 1) -> None:
+    """Walk through what ``correlate`` does with a plan, as far as it decides where memory is touched.
+
+    With the rows of a window, what ``correlate_pooled`` does.
+    """
     n = record(plan)
     taps, runs, phases, tiles = plan.tables
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
@@ -71,7 +84,12 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     else:
         assert slab <= n.stage
         beyond = n.own
-    assert n.stage + max(tiles[:, 1], default=0) * n.width <= n.own == plan.own
+    assert n.stage + max(tiles[:, 1], default=0) * n.width <= n.rows <= n.own == plan.own
+    assert n.OH == H
+    if plan.kernel is correlate_pooled:
+        assert n.band % window_rows == H % window_rows == 0
+        assert (n.G, n.y_c, n.y_h) == (1, 1, W * n.OCG)
+        assert n.rows + n.band * n.y_h <= n.own
     assert len(taps) * n.ICG * n.width <= n.block_size
 
     reached = set()
@@ -111,7 +129,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert plan.threads <= n.tasks
 
 
-def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 1) -> None:
     """The same for ``weight_gradient``."""
     n = record(plan)
     taps, runs, windows, tiles = plan.tables
@@ -129,11 +147,15 @@ def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     if n.z_direct:
         assert (n.G, n.z_c, n.z_w, n.z_block, n.z_step) == (1, 1, n.OCG, n.width, n.OCG)
         assert n.OCG % n.lanes == 0
+    elif plan.kernel is weight_gradient_pooled:
+        assert n.band % window_rows == g.OH % window_rows == 0
+        assert (n.G, n.z_block, n.z_step, n.OCG % n.lanes) == (1, n.width, n.OCG, 0)
+        assert n.gradient + n.band * n.OW * n.OCG <= n.own == plan.own
     else:
         assert n.gradient + -(-n.blocks // n.splits) * n.z_block <= n.own == plan.own
     for row, (offset, gradient, steps) in enumerate(runs):
-        if n.z_direct:
-            assert (gradient, steps) == (row * n.z_h, n.OW)
+        if n.z_direct or plan.kernel is weight_gradient_pooled:
+            assert (gradient, steps) == (row * n.OW * n.OCG, n.OW)
         else:
             assert 0 <= gradient <= n.z_block - steps * n.width
         if n.direct and whole + row >= n.OH:
@@ -647,7 +669,7 @@ def check_weight_depthwise(plan: Plan, g: Conv2dGeometry, name: str) -> None:
 THREADS = (1, 2, 3, 5, 64)
 
 
-def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+def check_winograd(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 1) -> None:
     """The same for ``correlate_winograd``, in both orders of work."""
     n = record(plan)
     (heights,) = plan.tables
@@ -680,8 +702,19 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert points * n.weight_point <= n.block_size
 
     rows, blocks = min(n.batch, n.tall), n.G * n.blocks
-    slab = n.DH * ((rows - 1) * n.tile + n.points) * n.columns * n.ICG + channels - n.ICG
-    stage = min(rows * n.tile * n.DH, n.OH) * min(n.strip * n.tile * n.DW, n.OW) * n.width if n.y_c != 1 else 0
+    staged, high = n.y_c != 1, (rows - 1) * n.tile + n.points
+    if plan.kernel is correlate_winograd_pooled:
+        assert n.tile % window_rows == (n.OH if name == "forward" else n.IH) % window_rows == 0
+        assert n.pooled == (1 if name == "forward" else 2)
+        assert (n.strips, n.phases) == (1, 1)
+        staged = name == "forward"
+        if not staged:  # whole windows are written, of which some rows may lie outside
+            high += 2 * (window_rows - 1)
+            assert n.left <= 0 <= n.columns + n.left - n.IW
+    else:
+        assert n.pooled == 0
+    slab = n.DH * high * n.columns * n.ICG + channels - n.ICG
+    stage = min(rows * n.tile * n.DH, n.OH) * min(n.strip * n.tile * n.DW, n.OW) * n.width if staged else 0
     taps = n.side**2 * n.lanes * n.width
     inputs, all_weights = (n.inputs, points * n.input_point), (n.weights, blocks * n.block_size)
     own, shared = [(0, max(slab, stage, taps)), (n.sums, points * n.sum_point)], []
@@ -763,9 +796,12 @@ def assert_apart(size: int, pieces: Sequence[tuple[int, int]]) -> None:
     assert end <= size
 
 
-def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str) -> None:
+def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 1) -> None:
     """The same for ``weight_gradient_winograd``."""
     n = record(plan)
+    assert n.tile % window_rows == n.OH % window_rows == 0
+    if plan.kernel is weight_gradient_winograd_pooled:
+        assert (n.strips, n.phases) == (1, 1)
     taps, registers = plan.tables
     assert (n.OH, n.OW) == (g.OH, g.OW)
     check_tiles(n, g)
@@ -833,6 +869,10 @@ CHECKS = {
     weight_gradient_depthwise: check_weight_depthwise,
     correlate_winograd: check_winograd,
     weight_gradient_winograd: check_weight_winograd,
+    correlate_pooled: check_correlation,
+    weight_gradient_pooled: check_weight_gradient,
+    correlate_winograd_pooled: check_winograd,
+    weight_gradient_winograd_pooled: check_weight_winograd,
 }
 
 

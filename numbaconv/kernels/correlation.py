@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
+from numbaconv.kernels.pooling import pool_rows
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import rectify, spread, store
@@ -34,6 +35,7 @@ CORRELATION = record(
     "OCG",
     "IH",
     "IW",
+    "OH",
     "x_n",  # strides of the input
     "x_c",
     "x_h",
@@ -67,6 +69,7 @@ CORRELATION = record(
     "out_h",  # target rows and columns from a pixel of a phase to the next
     "out_w",
     "relu",  # 1: instead of what is below 0, 0 is written
+    "rows",  # where in a thread's part rows begin that are to be pooled
     "tasks",
 )
 
@@ -92,18 +95,46 @@ def correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles
     """
     plan = read(numbers, CORRELATION)
     if stage != 1:
-        for block in share(plan.G * plan.blocks, thread, threads):
-            _pack_weights(w, packed, plan, taps, block)
+        _pack_share(w, packed, plan, taps, thread, threads)
     if stage != 0:
-        _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads)
+        for task in share(plan.tasks, thread, threads):
+            n, g, first = _place(plan, task)
+            image = n * plan.y_n + g * plan.OCG * plan.y_c
+            _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread)
 
 
-@routine
-def _correlate_share(x, bias, y, packed, scratch, plan, runs, phases, tiles, thread, threads):
-    """One thread's share of the tasks."""
-    own = plan.slabs + thread * plan.own
-    for task in share(plan.tasks, thread, threads):
-        _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles, task)
+@kernel(stages=2)
+def correlate_pooled(
+    x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, winner, windows, stage, thread, threads
+):  # fmt: skip
+    """The same where a max pooling follows: it takes each band while that is in the cache, and nobody else sees it.
+
+    ``y`` and ``winner`` are what :func:`numbaconv.kernels.pooling.max_pool` fills.
+    """
+    plan = read(numbers, CORRELATION)
+    if stage != 1:
+        _pack_share(w, packed, plan, taps, thread, threads)
+    if stage != 0:
+        at = plan.slabs + thread * plan.own + plan.rows
+        for task in share(plan.tasks, thread, threads):
+            n, g, first = _place(plan, task)
+            image = at - first * plan.y_h
+            _correlate_band(x, bias, scratch, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread)
+            rows = min(plan.band, plan.OH - first)
+            pool_rows(y, winner, windows, n, first, rows, scratch, at, plan.y_h, plan.OCG, 0, plan.OCG)
+
+
+@inlined
+def _place(plan, task):
+    """The image of a task, its group, and the first row of its band."""
+    return task // (plan.G * plan.bands), task // plan.bands % plan.G, task % plan.bands * plan.band
+
+
+@inlined
+def _pack_share(w, packed, plan, taps, thread, threads):
+    """One thread's share of the packed weights."""
+    for block in share(plan.G * plan.blocks, thread, threads):
+        _pack_weights(w, packed, plan, taps, block)
 
 
 @routine
@@ -119,12 +150,10 @@ def _pack_weights(w, packed, plan, taps, block):
     )  # fmt: skip
 
 
-@inlined
-def _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles, task):
-    """One task: a band of rows, all output channels of a group, all phases."""
-    n = task // (plan.G * plan.bands)
-    g = task // plan.bands % plan.G
-    first = task % plan.bands * plan.band
+@routine
+def _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread):
+    """One task: a band of rows, all output channels of a group, all phases; the target's image begins at ``image``."""
+    own = plan.slabs + thread * plan.own
     start = n * plan.x_n + g * plan.ICG * plan.x_c
     rows = (plan.band - 1) * plan.in_h + plan.span
     if plan.direct:
@@ -136,7 +165,6 @@ def _correlate_band(x, bias, y, packed, scratch, own, plan, runs, phases, tiles,
             scratch, own, plan.top + first * plan.in_h, rows, plan.left, plan.columns // plan.pieces,
             plan.pieces, plan.apart, plan.ICG, plan.lanes,
         )  # fmt: skip
-    image = n * plan.y_n + g * plan.OCG * plan.y_c
     for block in range(0, plan.blocks, plan.together):
         end = min(block + plan.together, plan.blocks)
         for phase in range(len(phases)):

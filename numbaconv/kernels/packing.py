@@ -28,18 +28,19 @@ def pack_slab(
     Where strides leap over much of the image, a row comes in ``pieces`` of so many columns each, ``apart`` columns from
     each other in the image, and next to each other in the slab.
     """
+    turns = sw == 1 and channels > 1
     for row in range(rows):
         line = to + row * pieces * columns * pitch
         inside = 0 <= top + row < IH
         if not inside or channels < pitch:
             clear(slab, line, pieces * columns * pitch)
-        if inside and sw != 1:
+        if inside and not turns:
             for piece in range(pieces):
                 _pack_row(
                     x, start + (top + row) * sh, sc, sw, channels, IW, slab, line + piece * columns * pitch,
                     left + piece * apart, columns, pitch, lanes,
                 )  # fmt: skip
-    if sw == 1:
+    if turns:
         first, last = max(0, -top), min(rows, IH - top)
         for piece in range(pieces):
             _turn_rows(
@@ -58,7 +59,7 @@ def _pack_row(x, start, sc, sw, channels, IW, slab, to, left, columns, pitch, la
     clear(slab, to + last * pitch, (columns - last) * pitch)
     source = start + (left + first) * sw
     target = to + first * pitch
-    if sc == 1 and sw == pitch:
+    if (sc == 1 or channels == 1) and sw == pitch:
         copy(slab, target, 1, x, source, 1, (last - first) * pitch)
     elif sc == 1:
         whole = channels // lanes * lanes  # vector by vector: for so few bytes, calling memcpy would take longer

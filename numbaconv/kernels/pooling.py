@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.jit import Kernel, device, kernel, share
+from numbaconv.jit import Kernel, device, kernel, routine, share
 from numbaconv.simd import clear, copy, deal, move, narrow, peak, restore, widen
 
 #: Output elements that are worked on at once, tap by tap: they should stay in the L1 cache.
@@ -39,6 +39,59 @@ class PoolSizes(NamedTuple):
     DH: int
     DW: int
     band: int  # output rows that are worked on at once
+
+
+class Windows(NamedTuple):
+    """What is pooled by a kernel whose work is something else: windows that fill the image, channels innermost."""
+
+    KH: int
+    KW: int
+    OH: int  # rows and columns of windows
+    OW: int
+    C: int
+    nobody: int  # the tap that is marked where a ReLU follows and nothing is above 0; -1 if none follows
+
+
+@routine
+def pool_rows(y, winner, windows, n, first, rows, x, start, line, pixel, channel, count):
+    """Pool some rows of image ``n``, from ``first`` on, of ``count`` channels from ``channel`` on.
+
+    They begin at ``x[start]``; rows lie ``line`` elements apart, and pixels ``pixel``.
+    """
+    KH, KW, OH, OW, C, nobody = windows
+    for row in range(rows // KH):
+        peak(
+            y, winner, (n * OH + first // KH + row) * OW * C + channel, C, x, start + row * KH * line, KW * pixel,
+            KH, line, KW, pixel, 0, KW, OW, count, nobody,
+        )  # fmt: skip
+
+
+@routine
+def spread_slab(slab, to, z, winner, windows, n, top, rows, left, columns, channel, count):
+    """The gradient of what was pooled, as a slab: from row ``top`` and column ``left`` on, zeros outside of the image.
+
+    ``z`` is the gradient of the windows, of which each gives it to the pixel that has won. The slab has ``count``
+    channels, from ``channel`` on, and begins with the first row of a window, so it may have rows that nobody asks for:
+    where in it row ``top`` lies is returned.
+    """
+    KH, KW, OH, OW, C, _ = windows
+    line = columns * count
+    above, end = top % KH, OW * KW - left
+    first, last = max(0, (top - above) // KH), min(OH, -(-(top + rows) // KH))
+    before = first * KH - (top - above)
+    clear(slab, to, before * line)
+    for row in range(first, last):
+        here = to + (before + (row - first) * KH) * line
+        restore(
+            slab, here - left * count, KW * count, KH, line, KW, count,
+            z, winner, (n * OH + row) * OW * C + channel, C, OW, count,
+        )  # fmt: skip
+        for r in range(KH):
+            clear(slab, here + r * line, -left * count)
+            clear(slab, here + r * line + end * count, (columns - end) * count)
+    written = before + max(0, last - first) * KH
+    clear(slab, to + written * line, (above + rows - written) * line)
+    return to + above * line
 
 
 @device

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit import kernel, share
+from numbaconv.jit import device, kernel, share
 from numbaconv.simd import add, lanes_of, pile, store, zeros
 
 #: Pixels of a partial sum, where channels are innermost.
@@ -73,8 +73,30 @@ def sum_pixels(z, sums, parts, C, stage, thread, threads):
                 for c in range(len(to)):
                     to[c] += source[c]
     if stage != 0:
-        for c in share(C, thread, threads):
-            total = 0.0
-            for part in range(count):
-                total += parts[part * C + c]
-            sums[c] = total
+        _total(sums, parts, C, thread, threads)
+
+
+@kernel(stages=2)
+def sum_won(z, winner, sums, parts, C, nobody, stage, thread, threads):
+    """The same for ``z`` of ``(windows, C)``, the gradient of a max pooling, but for those that ``nobody`` has won."""
+    count, windows = len(parts) // C, len(z) // C
+    if stage != 1:
+        for part in share(count, thread, threads):
+            to = parts[part * C : (part + 1) * C]
+            to[:] = 0
+            for window in range(part * STRETCH, min((part + 1) * STRETCH, windows)):
+                source, won = z[window * C : (window + 1) * C], winner[window * C : (window + 1) * C]
+                for c in range(C):
+                    to[c] += source[c] if won[c] != nobody else 0
+    if stage != 0:
+        _total(sums, parts, C, thread, threads)
+
+
+@device
+def _total(sums, parts, C, thread, threads):
+    """Add up the partial sums of one thread's share of the channels, in order."""
+    for c in share(C, thread, threads):
+        total = 0.0
+        for part in range(len(parts) // C):
+            total += parts[part * C + c]
+        sums[c] = total

@@ -23,6 +23,7 @@ from __future__ import annotations
 from numbaconv import simd
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_blocks, pack_slab, unpack_block
+from numbaconv.kernels.pooling import spread_slab
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import add, clear, outer, zeros
@@ -101,10 +102,32 @@ def weight_gradient(x, z, w, scratch, numbers, taps, runs, windows, tiles, stage
     """
     plan = read(numbers, WEIGHT_GRADIENT)
     if stage != 1:
-        _sum_share(x, z, scratch, plan, runs, windows, tiles, thread, threads)
+        _sum_share(x, z, scratch, plan, runs, windows, tiles, None, thread, threads)
     if stage != 0:
-        for block in share(plan.G * plan.blocks, thread, threads):
-            _unpack_sums(w, scratch, plan, taps, block)
+        _unpack_share(w, scratch, plan, taps, thread, threads)
+
+
+@kernel(stages=2)
+def weight_gradient_pooled(
+    x, z, w, scratch, numbers, taps, runs, windows, tiles, winner, pooling, stage, thread, threads
+):  # fmt: skip
+    """The same where a max pooling follows the convolution: ``z`` is the gradient of what that makes of the output.
+
+    A band of the output's gradient is written to the cache, and nowhere else; ``winner`` says where the pooling's
+    gradients go (see :func:`numbaconv.kernels.pooling.max_pool_backward`).
+    """
+    plan = read(numbers, WEIGHT_GRADIENT)
+    if stage != 1:
+        _sum_share(x, z, scratch, plan, runs, windows, tiles, (winner, pooling), thread, threads)
+    if stage != 0:
+        _unpack_share(w, scratch, plan, taps, thread, threads)
+
+
+@inlined
+def _unpack_share(w, scratch, plan, taps, thread, threads):
+    """One thread's share of the blocks of the result."""
+    for block in share(plan.G * plan.blocks, thread, threads):
+        _unpack_sums(w, scratch, plan, taps, block)
 
 
 @routine
@@ -121,15 +144,15 @@ def _unpack_sums(w, scratch, plan, taps, block):
 
 
 @routine
-def _sum_share(x, z, scratch, plan, runs, windows, tiles, thread, threads):
-    """One thread's share of the tasks."""
+def _sum_share(x, z, scratch, plan, runs, windows, tiles, pool, thread, threads):
+    """One thread's share of the tasks; ``pool`` is what is known of a pooling, or None."""
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
-        _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task)
+        _sum_part(x, z, scratch, own, plan, runs, windows, tiles, pool, task)
 
 
 @inlined
-def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
+def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, pool, task):
     """One task: one partial sum of one share of the blocks of one group."""
     part = task // (plan.G * plan.splits)
     g = task // plan.splits % plan.G
@@ -155,7 +178,12 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, task):
             )  # fmt: skip
         channel = blocks.start * plan.width
         z_start = n * plan.z_n + first * plan.z_h + (g * plan.OCG + channel) * plan.z_c
-        if plan.z_direct:
+        if pool is not None:
+            gradients, z_begin = scratch, own + plan.gradient + channel
+            spread_slab(
+                scratch, own + plan.gradient, z, pool[0], pool[1], n, first, rows, 0, plan.OW, 0, plan.OCG
+            )  # fmt: skip
+        elif plan.z_direct:
             gradients, z_begin = z, z_start
         else:
             gradients, z_begin = scratch, own + plan.gradient

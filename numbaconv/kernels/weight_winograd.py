@@ -22,6 +22,7 @@ import numpy as np
 
 from numbaconv.jit import ALL, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
+from numbaconv.kernels.pooling import spread_slab
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_gradient, transform_output, transform_small_gradient
@@ -70,12 +71,28 @@ def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, stage, thre
     tiles : int array (tiles, 3)
         First input channel, height of the register tile, rows of it that exist; the others are summed, and never read.
     """
+    _weight_gradient(x, z, w, scratch, numbers, taps, tiles, None, stage, thread, threads)
+
+
+@kernel(stages=3)
+def weight_gradient_winograd_pooled(
+    x, z, w, scratch, numbers, taps, tiles, winner, windows, stage, thread, threads
+):  # fmt: skip
+    """The same where a max pooling follows the convolution: ``z`` is the gradient of what that makes of the output.
+
+    ``winner`` says where it goes (see :func:`numbaconv.kernels.pooling.max_pool_backward`).
+    """
+    _weight_gradient(x, z, w, scratch, numbers, taps, tiles, (winner, windows), stage, thread, threads)
+
+
+@inlined
+def _weight_gradient(x, z, w, scratch, numbers, taps, tiles, pool, stage, thread, threads):
     plan = read(numbers, WEIGHT_WINOGRAD)
     if stage == ALL or stage == 0:
         if plan.by_blocks:
-            transform_all(x, scratch, plan.slabs + thread * plan.own, plan, thread, threads)
+            transform_all(x, scratch, plan.slabs + thread * plan.own, plan, None, thread, threads)
     if stage == ALL or stage == 1:
-        _sum_share(x, z, scratch, plan, tiles, thread, threads)
+        _sum_share(x, z, scratch, plan, tiles, pool, thread, threads)
     if stage == ALL or stage == 2:
         for block in share(plan.G * plan.blocks, thread, threads):
             _unpack_sums(w, scratch, plan, taps, block)
@@ -93,7 +110,7 @@ def _unpack_sums(w, scratch, plan, taps, block):
 
 
 @routine
-def _sum_share(x, z, scratch, plan, tiles, thread, threads):
+def _sum_share(x, z, scratch, plan, tiles, pool, thread, threads):
     """One thread's share of the tasks: one partial sum of one share of the blocks of one group each.
 
     Shares of the same part that follow each other are taken together, for they read the same input.
@@ -114,8 +131,8 @@ def _sum_share(x, z, scratch, plan, tiles, thread, threads):
                 inputs += unit * plan.row_tiles * plan.pitch
             else:
                 inputs = own + plan.inputs
-                transform_images(x, scratch, own, inputs, plan, g, unit, batch, none, plan.ICG)
-            _transform_gradients(z, scratch, own, plan, g, first, last, unit, batch)
+                transform_images(x, scratch, own, inputs, plan, None, g, unit, batch, none, plan.ICG)
+            _transform_gradients(z, scratch, own, plan, pool, g, first, last, unit, batch)
             hints, runs = batch if plan.ahead else 0, runs_of_tiles(plan, unit, batch)
             _multiply(scratch, own, inputs, plan, last - first, tiles, runs, x, z, unit, hints)
             unit += batch
@@ -124,7 +141,7 @@ def _sum_share(x, z, scratch, plan, tiles, thread, threads):
 
 
 @routine
-def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit, batch):
+def _transform_gradients(z, scratch, own, plan, pool, g, first_block, last_block, unit, batch):
     """Transform some rows of strips of the output's gradient, of the blocks that are given.
 
     Their tiles are counted as those of the input are.
@@ -135,11 +152,14 @@ def _transform_gradients(z, scratch, own, plan, g, first_block, last_block, unit
     while unit < end:
         n, strip, first, rows, columns, thin_columns = some_rows(plan, unit, end)
         height, width = rows * plan.tile * plan.DH, columns * plan.tile * plan.DW
-        pack_slab(
-            z, n * plan.z_n + (g * plan.OCG + begin) * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH,
-            plan.OW, scratch, own, first * plan.tile * plan.DH, height, strip * plan.strip * plan.tile * plan.DW, width,
-            1, 0, channels, plan.lanes,
-        )  # fmt: skip
+        channel, top, edge = g * plan.OCG + begin, first * plan.tile * plan.DH, strip * plan.strip * plan.tile * plan.DW
+        if pool is not None:
+            spread_slab(scratch, own, z, pool[0], pool[1], n, top, height, edge, width, channel, channels)
+        else:
+            pack_slab(
+                z, n * plan.z_n + channel * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH, plan.OW,
+                scratch, own, top, height, edge, width, 1, 0, channels, plan.lanes,
+            )  # fmt: skip
         for row in range(rows * plan.phases):
             oh, left = first_pixel(plan, row)
             low, tile, thin_tile, nexts = row_of_tiles(

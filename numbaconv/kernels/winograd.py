@@ -45,6 +45,7 @@ import numpy as np
 
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import transpose_all, unpack_tile
+from numbaconv.kernels.pooling import pool_rows
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_small_sums, transform_sums, transform_taps
@@ -75,6 +76,7 @@ WINOGRAD = record(
     "weights",  # where the transformed weights begin: of packed memory, or of a thread's part
     "weight_point",  # elements of them from a point to the next
     "relu",  # 1: instead of what is below 0, 0 is written
+    "pooled",  # 1: the output is pooled, 2: the input is the gradient of what was pooled
 )
 
 
@@ -93,17 +95,33 @@ def correlate_winograd(x, w, bias, y, packed, scratch, numbers, heights, stage, 
     """
     plan = read(numbers, WINOGRAD)
     if stage != 1:
-        _prepare(x, w, packed, scratch, plan, thread, threads)
+        _prepare(x, w, packed, scratch, plan, None, thread, threads)
     if stage != 0:
-        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, threads)
+        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, None, thread, threads)
+
+
+@kernel(stages=2)
+def correlate_winograd_pooled(
+    x, w, bias, y, packed, scratch, numbers, heights, winner, windows, stage, thread, threads
+):  # fmt: skip
+    """The same where the convolution is followed by a max pooling, and what lies between them is nowhere in memory.
+
+    In a forward pass, ``y`` and ``winner`` are what :func:`numbaconv.kernels.pooling.max_pool` fills. In an input
+    gradient, ``x`` is the gradient of that, and ``winner`` says where it goes.
+    """
+    plan = read(numbers, WINOGRAD)
+    if stage != 1:
+        _prepare(x, w, packed, scratch, plan, (winner, windows), thread, threads)
+    if stage != 0:
+        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, (winner, windows), thread, threads)
 
 
 @routine
-def _prepare(x, w, packed, scratch, plan, thread, threads):
+def _prepare(x, w, packed, scratch, plan, pool, thread, threads):
     """One thread's share of what is everybody's: the transformed weights, or the transformed input."""
     own = plan.slabs + thread * plan.own
     if plan.by_blocks:
-        transform_all(x, scratch, own, plan, thread, threads)
+        transform_all(x, scratch, own, plan, pool, thread, threads)
     elif not plan.private:
         _transform_all_weights(w, scratch, own, plan, packed, plan.weights, thread, threads)
 
@@ -165,7 +183,7 @@ def _transform_taps(scratch, stage, channels, plan, packed, to):
 
 
 @routine
-def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, threads):
+def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, thread, threads):
     """One thread's share of the work: some blocks of weights, or some of the input, batch by batch.
 
     ``none`` is no literal, for which routines would be compiled once more.
@@ -184,7 +202,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
                     scratch, inputs + unit * plan.row_tiles * plan.pitch, scratch, own + plan.weights, own + plan.sums,
                     plan, block % plan.blocks, runs_of_tiles(plan, unit, batch), heights, x, y, none, none, none,
                 )  # fmt: skip
-                _transform_sums(bias, y, scratch, own, plan, g, block % plan.blocks, unit, batch)
+                _transform_sums(bias, y, scratch, own, plan, pool, g, block % plan.blocks, unit, batch)
     else:
         all_weights = plan.weights
         if plan.private:
@@ -195,7 +213,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
             batch = min(min(end, (g + 1) * group) - task, plan.batch)
             runs = runs_of_tiles(plan, task - g * group, batch)
             transform_images(
-                x, scratch, own, own + plan.inputs, plan, g, task - g * group, batch, none, plan.ICG
+                x, scratch, own, own + plan.inputs, plan, pool, g, task - g * group, batch, none, plan.ICG
             )  # fmt: skip
             for block in range(plan.blocks):
                 weights = all_weights + (g * plan.blocks + block) * plan.block_size
@@ -205,7 +223,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, thread, thre
                     scratch, own + plan.inputs, packed, weights, own + plan.sums, plan, block, runs, heights, x, y,
                     task, reads, writes,
                 )  # fmt: skip
-                _transform_sums(bias, y, scratch, own, plan, g, block, task - g * group, batch)
+                _transform_sums(bias, y, scratch, own, plan, pool, g, block, task - g * group, batch)
             task += batch
 
 
@@ -259,11 +277,11 @@ def _sum(tile, scratch, a, packed, b, to, plan):
 
 
 @routine
-def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
+def _transform_sums(bias, y, scratch, own, plan, pool, g, block, task, batch):
     """Transform the sums of one block back, and write the pixels that exist.
 
     They go straight to the output where that has channels innermost, else to a stage, where the slab was, from which
-    they are copied.
+    they are copied, or pooled.
     """
     channel = block * plan.width
     count = min(plan.width, plan.OCG - channel)
@@ -275,7 +293,8 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
         oh, ow = first * plan.tile * plan.DH, strip * plan.strip * plan.tile * plan.DW
         height, width = min(rows * plan.tile * plan.DH, plan.OH - oh), min(tiles * plan.tile * plan.DW, plan.OW - ow)
         target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
-        if plan.y_c == 1:
+        pooled = pool is not None and plan.pooled == 1
+        if plan.y_c == 1 and not pooled:
             nexts = _transform_strip(
                 bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own + plan.sums, nexts, plan, height, width,
                 first, rows, tiles, thin_tiles,
@@ -286,7 +305,12 @@ def _transform_sums(bias, y, scratch, own, plan, g, block, task, batch):
                 bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own + plan.sums, nexts, plan, height,
                 width, first, rows, tiles, thin_tiles,
             )  # fmt: skip
-            if plan.strips == 1:  # rows follow each other in the output
+            if pooled:
+                pool_rows(
+                    y, pool[0], pool[1], n, oh, height, scratch, own, width * pitch, pitch, g * plan.OCG + channel,
+                    count,
+                )  # fmt: skip
+            elif plan.strips == 1:  # rows follow each other in the output
                 unpack_tile(
                     scratch, own, pitch, height * width, count, y, target, plan.y_c, plan.y_w, plan.lanes
                 )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 
 from numbaconv.jit import device, inlined, routine, share
 from numbaconv.kernels.packing import pack_slab
+from numbaconv.kernels.pooling import spread_slab
 from numbaconv.kernels.transforms import transform_input, transform_small_input
 from numbaconv.simd import prefetch
 
@@ -70,7 +71,7 @@ TILING = (
 
 
 @routine
-def transform_all(x, scratch, own, plan, thread, threads):
+def transform_all(x, scratch, own, plan, pool, thread, threads):
     """One thread's share of the whole input: batches as they are used later; of few of them, some of the channels."""
     batches, vectors = -(-plan.units // plan.batch), -(-plan.ICG // plan.lanes)
     pieces = min(vectors, -(-threads // batches))
@@ -79,7 +80,7 @@ def transform_all(x, scratch, own, plan, thread, threads):
         to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
         begin, end = vectors * piece // pieces * plan.lanes, vectors * (piece + 1) // pieces * plan.lanes
         batch = min(plan.units - first, plan.batch)
-        transform_images(x, scratch, own, to, plan, g, first, batch, begin, min(end, plan.ICG) - begin)
+        transform_images(x, scratch, own, to, plan, pool, g, first, batch, begin, min(end, plan.ICG) - begin)
 
 
 @device
@@ -140,28 +141,34 @@ def row_of_tiles(plan, row, columns, thin_columns, nexts):
 
 
 @routine
-def transform_images(x, scratch, own, to, plan, g, task, batch, begin, channels):
+def transform_images(x, scratch, own, to, plan, pool, g, task, batch, begin, channels):
     """Transform what some rows of strips read, of some channels from ``begin`` on, to ``scratch[to]`` on.
 
-    Some rows are often of one strip, and are packed together.
+    Some rows are often of one strip, and are packed together. ``pool`` is what is known of a pooling, or None.
     """
     nexts = first_tiles(plan, task, batch)
     line, end = plan.columns * channels, task + batch
     while task < end:
         n, strip, first, rows, columns, thin_columns = some_rows(plan, task, end)
-        pack_slab(
-            x, n * plan.x_n + (g * plan.ICG + begin) * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH,
-            plan.IW, scratch, own, plan.top + first * plan.tile * plan.DH,
-            ((rows - 1) * plan.tile + plan.points) * plan.DH, plan.left + strip * plan.strip * plan.tile * plan.DW,
-            plan.columns, 1, 0, channels, plan.lanes,
-        )  # fmt: skip
+        channel, edge = g * plan.ICG + begin, plan.left + strip * plan.strip * plan.tile * plan.DW
+        top, high = plan.top + first * plan.tile * plan.DH, ((rows - 1) * plan.tile + plan.points) * plan.DH
+        slab = own
+        if pool is not None and plan.pooled == 2:
+            slab = spread_slab(
+                scratch, own, x, pool[0], pool[1], n, top, high, edge, plan.columns, channel, channels
+            )  # fmt: skip
+        else:
+            pack_slab(
+                x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
+                scratch, own, top, high, edge, plan.columns, 1, 0, channels, plan.lanes,
+            )  # fmt: skip
         for row in range(rows * plan.phases):
             oh, left = first_pixel(plan, row)
             low, tile, thin_tile, nexts = row_of_tiles(
                 plan, first * plan.phases + row, columns, thin_columns, nexts
             )  # fmt: skip
             full = 0 if low else columns - thin_columns
-            pixel, step = own + oh * line + left * channels, plan.tile * plan.DW * channels
+            pixel, step = slab + oh * line + left * channels, plan.tile * plan.DW * channels
             here = to + begin + tile * plan.pitch
             for _ in range(full):
                 for channel in range(0, channels, plan.lanes):

@@ -17,6 +17,7 @@ from numbaconv.nn.layout import empty_like, flat, in_layout, is_dense, layout_of
 from numbaconv.nn.linear import Linear
 from numbaconv.nn.module import Module, evaluating
 from numbaconv.nn.normalisation import BatchNorm2d
+from numbaconv.nn.pooled import Pooled
 from numbaconv.nn.pooling import MaxPool2d
 from numbaconv.nn.replay import Tape, Tapes
 from numbaconv.threads import launch_light
@@ -78,7 +79,7 @@ class Sequential(Module):
         self._tapes.clear()
         self._replayed = None
         for step in self._in_evaluation:
-            if isinstance(step, Folded):
+            if isinstance(step, Folded | Pooled):
                 step.forget()
 
     def require_input_grad(self, needed: bool = True) -> None:
@@ -282,7 +283,7 @@ class _WithReLU:
 
 #: Attributes of a model that follow from its layers.
 _STEPS = ("_in_training", "_in_evaluation", "_order", "_tapes", "_replayed")
-_Step: TypeAlias = Module | Folded | _WithReLU
+_Step: TypeAlias = Module | Folded | Pooled | _WithReLU
 
 
 def _training_steps(layers: Sequence[Module]) -> list[_Step]:
@@ -295,7 +296,7 @@ def _training_steps(layers: Sequence[Module]) -> list[_Step]:
     for k, (first, second) in enumerate(pairwise(layers)):
         if type(first) is ReLU and type(second) is MaxPool2d:
             steps[k : k + 2] = second, first
-    return _with_relu(steps)
+    return _with_pooling(_with_relu(steps))
 
 
 def _evaluation_steps(layers: Sequence[Module]) -> list[_Step]:
@@ -312,7 +313,7 @@ def _evaluation_steps(layers: Sequence[Module]) -> list[_Step]:
             steps.append(Folded(layer, norm, relu))
         else:
             steps.append(layer)
-    return _with_relu(steps)
+    return _with_pooling(_with_relu(steps))
 
 
 def _with_relu(steps: list[_Step]) -> list[_Step]:
@@ -320,6 +321,19 @@ def _with_relu(steps: list[_Step]) -> list[_Step]:
     for k in reversed(range(len(steps) - 1)):
         if type(steps[k]) in (Conv2d, Linear, BatchNorm2d, MaxPool2d, Residual) and type(steps[k + 1]) is ReLU:
             steps[k : k + 2] = [_WithReLU(steps[k])]
+    return steps
+
+
+def _with_pooling(steps: list[_Step]) -> list[_Step]:
+    """The same steps, of which some convolve and pool what they get."""
+    for k in reversed(range(len(steps) - 1)):
+        first, second = steps[k], steps[k + 1]
+        relu = type(second) is _WithReLU  # max pooling, and the ReLU that stood before it
+        pool = second.layer if type(second) is _WithReLU else second
+        if type(pool) is MaxPool2d and type(first) is Conv2d:
+            steps[k : k + 2] = [Pooled(first, pool, relu)]
+        elif type(pool) is MaxPool2d and type(first) is Folded and not relu:
+            steps[k : k + 2] = [Pooled(first, pool, first.relu)]
     return steps
 
 

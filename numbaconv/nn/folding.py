@@ -71,6 +71,13 @@ class Folded:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         x = self.conv.check_channels(x)
+        held = self.fold(x)
+        if held is None:
+            return self._one_by_one(x)
+        return self.conv.convolve(x, held.weight.array, held.bias, self.relu, held.weight)[0]
+
+    def fold(self, x: np.ndarray) -> _Held | None:
+        """The weight and the bias for images that have been checked; None where the layers are not to run as one."""
         arrays = self._arrays()
         held = self._held  # other threads may run the same model
         if arrays is None or x.dtype != arrays[0].dtype:
@@ -80,12 +87,12 @@ class Folded:
         self._held = held
         if held is None:
             self._saved = None
-            return self._one_by_one(x)
+            return None
         self._saved = x, held
         self.conv._saved = None
         if self.norm is not None:
             self.norm._saved = None
-        return self.conv.convolve(x, held.weight.array, held.bias, self.relu, held.weight)[0]
+        return held
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The chain rule. It needs what is between the layers, which is computed now where it was folded away."""

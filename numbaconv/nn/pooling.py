@@ -11,7 +11,7 @@ import numpy as np
 from numbaconv.geometry import IntOrPair, Layout, Shape, integer, pair
 from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
-from numbaconv.kernels.pooling import BAND, PoolSizes
+from numbaconv.kernels.pooling import BAND, PoolSizes, Windows
 from numbaconv.memory import fresh
 from numbaconv.nn.checks import check_gradient, flag, images
 from numbaconv.nn.layout import Form, empty, empty_like, flat, layout_of
@@ -48,12 +48,13 @@ class _Pool2d(Module):
             if span < 2 * P:
                 raise ValueError(f"padding={P} must be at most half of the window, which spans {span} pixels")
 
-    def _sizes(self, x: np.ndarray) -> PoolSizes:
+    def sizes(self, shape: Shape, layout: Layout) -> PoolSizes:
+        """What kernels need for an x of some shape and layout."""
         parameters = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
         try:
-            return _pool_sizes(x.shape, layout_of(x), *parameters)
+            return _pool_sizes(shape, layout, *parameters)
         except ValueError as error:
-            raise ValueError(f"{self!r} does not fit an x of shape {x.shape}: {error}") from None
+            raise ValueError(f"{self!r} does not fit an x of shape {shape}: {error}") from None
 
     def _describe(self) -> str:
         parts = [f"kernel_size={self.kernel_size}"]
@@ -116,9 +117,9 @@ class MaxPool2d(_Pool2d):
     def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
         """``(N, C, OH, OW)``; with ``relu``, what a :class:`ReLU` would make of it, in the same sweep."""
         x = images(x)
-        sizes = self._sizes(x)
+        sizes = self.sizes(x.shape, layout_of(x))
         y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
-        winner = empty_like(y, np.dtype(np.uint8 if sizes.KH * sizes.KW < 256 else np.int64))
+        winner = empty_like(y, winner_dtype(sizes))
         _launch(kernels.max_pool, sizes, (x, y, winner), int(relu))
         self._saved = Form.of(x), Form.of(y), winner, sizes
         return y
@@ -180,7 +181,7 @@ class AvgPool2d(_Pool2d):
     def forward(self, x: np.ndarray) -> np.ndarray:
         """``(N, C, OH, OW)``."""
         x = images(x)
-        sizes = self._sizes(x)
+        sizes = self.sizes(x.shape, layout_of(x))
         y = empty((*x.shape[:2], sizes.OH, sizes.OW), x.dtype, layout_of(x))
         _launch(kernels.sum_pool, sizes, (x, y))
         divisor = _divisor(sizes, self.count_include_pad, self.divisor_override).astype(x.dtype)
@@ -226,6 +227,19 @@ class GlobalAvgPool2d(Module):
         last, arrays = form.layout == "NHWC", (flat(grad), flat(grad_input))
         launch_light(kernels.spread_planes, N, grad_input.size, *arrays, C, H * W, int(last))
         return grad_input
+
+
+def winner_dtype(sizes: PoolSizes) -> np.dtype:
+    """What can hold the number of a tap, and one more."""
+    return np.dtype(np.uint8 if sizes.KH * sizes.KW < 256 else np.int64)
+
+
+def windows_of(sizes: PoolSizes, relu: bool) -> Windows | None:
+    """What another kernel needs to pool its rows; None unless each pixel is in one window, and channels innermost."""
+    _, C, IH, IW, OH, OW, KH, KW, *_ = sizes
+    fill = (sizes.SH, sizes.SW, sizes.PH, sizes.PW) == (KH, KW, 0, 0) and (IH, IW) == (OH * KH, OW * KW)
+    dense = (sizes.DH == 1 or KH == 1) and (sizes.DW == 1 or KW == 1)
+    return Windows(KH, KW, OH, OW, C, KH * KW if relu else -1) if fill and dense and C > 1 else None
 
 
 def _span(taps: int, dilation: int) -> int:

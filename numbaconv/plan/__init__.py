@@ -11,6 +11,7 @@ Every pass can be planned in several forms, and the one that should cost least i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import TypeAlias
@@ -22,7 +23,17 @@ from numbaconv.plan import channels, common, depthwise, images, plain, planes, w
 from numbaconv.plan.axes import Correlation, Side, backward_axes, forward_axis
 from numbaconv.plan.common import Plan
 
-__all__ = ["FORMS", "Forms", "Plan", "forward_plan", "input_gradient_plan", "weight_gradient_plan"]
+__all__ = [
+    "FORMS",
+    "Forms",
+    "Plan",
+    "forward_plan",
+    "input_gradient_plan",
+    "pooled_input_gradient_plan",
+    "pooled_plan",
+    "pooled_weight_gradient_plan",
+    "weight_gradient_plan",
+]
 
 Forms: TypeAlias = tuple[ModuleType, ...]
 
@@ -49,11 +60,7 @@ def input_gradient_plan(
     g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, forms: Forms, packed: bool = False, relu: bool = False
 ) -> Plan:
     """The plan of ``conv2d_input``, for an output gradient and an input gradient that lie as ``z`` and ``x`` say."""
-    g = common.merged(g, dtype)
-    rows = tuple(backward_axes(g.IH, g.KH, g.SH, g.PT, g.DH, g.OH))
-    columns = tuple(backward_axes(g.IW, g.KW, g.SW, g.PL, g.DW, g.OW))
-    source, target = Side(g.OC, g.OH, g.OW, z), Side(g.IC, g.IH, g.IW, x)
-    work = Correlation(g, dtype, rows, columns, (1, 1), (g.SH, g.SW), source, target, False, packed, relu)
+    work = _backward(common.merged(g, dtype), dtype, z, x, packed, relu)
     return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
@@ -65,6 +72,44 @@ def weight_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, z: Layou
     return min(forms, key=lambda form: form.weight_cost(work)).weight_plan(work)
 
 
+@lru_cache(maxsize=256)
+def pooled_plan(
+    g: Conv2dGeometry, dtype: np.dtype, x: Layout, windows: tuple[int, int], forms: Forms, packed: bool = False
+) -> Plan | None:
+    """The plan of ``conv2d`` and a max pooling of what it gives, channels innermost; None if no kernel does both.
+
+    There are kernels that take the same time as for the convolution alone, but not where another form does better.
+    """
+    form, work = _pooling(_forward(g, dtype, x, "NHWC", packed), windows, [form.cost for form in forms], forms)
+    return None if form is None else form.plan(work)
+
+
+@lru_cache(maxsize=256)
+def pooled_input_gradient_plan(
+    g: Conv2dGeometry, dtype: np.dtype, x: Layout, windows: tuple[int, int], forms: Forms
+) -> Plan | None:
+    """The plan of ``conv2d_input`` from the gradient of what was pooled, or None."""
+    form, work = _pooling(_backward(g, dtype, "NHWC", x), windows, [form.cost for form in forms], forms)
+    return None if form is None else form.plan(work)
+
+
+@lru_cache(maxsize=256)
+def pooled_weight_gradient_plan(
+    g: Conv2dGeometry, dtype: np.dtype, x: Layout, windows: tuple[int, int], forms: Forms
+) -> Plan | None:
+    """The plan of ``conv2d_weight`` from the gradient of what was pooled, or None."""
+    form, work = _pooling(_forward(g, dtype, x, "NHWC"), windows, [form.weight_cost for form in forms], forms)
+    return None if form is None else form.weight_plan(work)
+
+
+def _pooling(
+    work: Correlation, windows: tuple[int, int], costs: list[Callable[[Correlation], float]], forms: Forms
+) -> tuple[ModuleType | None, Correlation]:
+    """The form that should cost least, if it has kernels that pool as well, and what it is to do."""
+    form, pooled = forms[min(range(len(forms)), key=lambda k: costs[k](work))], work._replace(pooled=windows)
+    return (form if hasattr(form, "pools") and form.pools(pooled) else None), pooled
+
+
 def _forward(
     g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, packed: bool = False, relu: bool = False
 ) -> Correlation:
@@ -72,3 +117,12 @@ def _forward(
     columns = forward_axis(g.IW, g.KW, g.SW, g.PL, g.DW, g.OW)
     source, target = Side(g.IC, g.IH, g.IW, x), Side(g.OC, g.OH, g.OW, y)
     return Correlation(g, dtype, (rows,), (columns,), (g.SH, g.SW), (1, 1), source, target, True, packed, relu)
+
+
+def _backward(
+    g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, packed: bool = False, relu: bool = False
+) -> Correlation:
+    rows = tuple(backward_axes(g.IH, g.KH, g.SH, g.PT, g.DH, g.OH))
+    columns = tuple(backward_axes(g.IW, g.KW, g.SW, g.PL, g.DW, g.OW))
+    source, target = Side(g.OC, g.OH, g.OW, z), Side(g.IC, g.IH, g.IW, x)
+    return Correlation(g, dtype, rows, columns, (1, 1), (g.SH, g.SW), source, target, False, packed, relu)

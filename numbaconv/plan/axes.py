@@ -56,6 +56,7 @@ class Correlation(NamedTuple):
     forward: bool
     packed: bool  # the weights are held in the order of the kernels: see numbaconv.packed
     relu: bool  # of the result, nothing below 0 is written
+    pooled: tuple[int, int] | None = None  # rows and columns of the windows of a max pooling that follows, if one does
 
     @property
     def ICG(self) -> int:
@@ -72,6 +73,11 @@ class Correlation(NamedTuple):
         """Rows and columns of the largest phase."""
         most_rows = max((phase.pixels for phase in self.rows), default=0)
         return most_rows, max((phase.pixels for phase in self.columns), default=0)
+
+    @property
+    def window_rows(self) -> int:
+        """Rows that are pooled together."""
+        return 1 if self.pooled is None else self.pooled[0]
 
     @property
     def padded(self) -> bool:

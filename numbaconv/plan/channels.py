@@ -6,9 +6,15 @@ from typing import NamedTuple
 
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.correlation import CORRELATION, correlate
+from numbaconv.kernels.correlation import CORRELATION, correlate, correlate_pooled
 from numbaconv.kernels.tiles import HEIGHTS, TALL
-from numbaconv.kernels.weight_gradient import FEW_ROWS, WEIGHT_GRADIENT, WINDOWS, weight_gradient
+from numbaconv.kernels.weight_gradient import (
+    FEW_ROWS,
+    WEIGHT_GRADIENT,
+    WINDOWS,
+    weight_gradient,
+    weight_gradient_pooled,
+)
 from numbaconv.plan import common
 from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
@@ -153,25 +159,37 @@ def plan(work: Correlation) -> Plan:
     block_size = len(taps) * work.ICG * cut.width
     near = common.NEAR_BYTES // max(1, block_size * dtype.itemsize)
     together = max(1, near) if target.layout == "NHWC" else 1  # planes are better written one after the other
-    height = band(g, most_rows, g.N * g.G, step[0], span, line.columns * pixel * dtype.itemsize)
+    row, output_row = line.columns * pixel * dtype.itemsize, target.W * target.C
+    if work.pooled is None:
+        height = band(g, most_rows, g.N * g.G, step[0], span, row)
+    else:
+        height = band(g, most_rows, g.N, step[0], span, row, output_row * dtype.itemsize, common.BAND_BYTES)
+    height = round_up(height, work.window_rows)
     bands = -(-most_rows // height)
     slab = 0 if direct else ((height - 1) * step[0] + span) * line.columns * pixel
     # The last tile of a row may hang over its end, and reads on from there.
-    stage = round_up(slab + TALL * line.in_w * pixel + cut.width, cut.lanes)
+    memory = common.Memory(cut.lanes)
+    memory.add(slab + TALL * line.in_w * pixel + cut.width)
+    stage, staged_rows = memory.add(TALL * cut.width), memory.add(height * output_row if work.pooled else 0)
     values = dict(
-        G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W,
+        G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W, OH=target.H,
         **source.strides("x"), **target.strides("y"),
         w_group=weight.group, w_lane=weight.lane, w_channel=weight.channel,
         lanes=cut.lanes, width=cut.width, blocks=cut.blocks,
         block_size=block_size, together=together, slabs=round_up(g.G * cut.blocks * block_size, cut.lanes),
-        own=stage + TALL * cut.width, stage=stage, bands=bands, band=height, top=top, left=left, span=span,
+        own=memory.size, stage=stage, rows=staged_rows, bands=bands, band=height, top=top, left=left, span=span,
         direct=int(direct), **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
         relu=int(work.relu), tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(taps, 0), table(runs, 3), table(phases, 8), table(tiles, 3))
-    return common.plan(
-        correlate, CORRELATION, values, tables, work, work.fill, work.padded, (g.G, cut.blocks * cut.width)
-    )
+    kernel = correlate_pooled if work.pooled else correlate
+    return common.plan(kernel, CORRELATION, values, tables, work, work.fill, work.padded, (g.G, cut.blocks * cut.width))
+
+
+def pools(work: Correlation) -> bool:
+    """Whether a kernel of this form can pool what it gives, or take the gradient of what was pooled."""
+    cut = _blocking(work)
+    return work.forward and work.g.G == 1 and work.OCG % cut.lanes == 0 and cut.blocks <= NEAR
 
 
 def _direct(work: Correlation, first: tuple[int, int], span: tuple[int, int], vectors: int) -> bool:
@@ -213,8 +231,9 @@ def weight_plan(work: Correlation) -> Plan:
         line = line._replace(columns=g.IW)
     # Where there are more taps, the gradient is read so often that it is worth packing, unless there are few blocks.
     whole = work.target.layout == "NHWC" and g.G == 1 and g.OC % cut.lanes == 0
-    z_direct = whole and (g.KH * g.KW == 1 or cut.blocks <= NEAR)
-    z_step = g.OC if z_direct else cut.width
+    z_direct = whole and (g.KH * g.KW == 1 or cut.blocks <= NEAR) and not work.pooled
+    by_pixels = z_direct or work.pooled is not None  # blocks of a pixel lie next to each other
+    z_step = g.OC if by_pixels else cut.width
     window = tiles[-1][0] + tiles[-1][1]
     taps: list[tuple[int, int]] = []
     windows: list[tuple[int, int]] = []
@@ -228,6 +247,7 @@ def weight_plan(work: Correlation) -> Plan:
     packed = g.G * cut.blocks * block_size
     row, block_row = line.columns * pixel * dtype.itemsize, g.OW * cut.width * dtype.itemsize
     height = _weight_band(g, span, row, block_row, cut.blocks, len(windows) // (WINDOWS if few else 1) * len(tiles))
+    height = round_up(height, work.window_rows)
     bands = -(-g.OH // height)
     fit = common.PARTS_BYTES // max(1, packed * dtype.itemsize)
     parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
@@ -237,8 +257,8 @@ def weight_plan(work: Correlation) -> Plan:
     slab = 0 if direct else ((height - 1) * g.SH + span) * line.columns * pixel
     # The last tile of a window may hang over its end, and reads on from there.
     gradient = round_up(slab + TALL + cut.width, cut.lanes)
-    z_block = cut.width if z_direct else height * g.OW * cut.width
-    gradients = 0 if z_direct else -(-cut.blocks // splits) * z_block
+    z_block = cut.width if by_pixels else height * g.OW * cut.width
+    gradients = height * g.OW * g.OC if work.pooled else 0 if z_direct else -(-cut.blocks // splits) * z_block
     values = dict(
         G=g.G, ICG=g.ICG, OCG=g.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
         **work.source.strides("x"), **work.target.strides("z"),
@@ -250,7 +270,8 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
     tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
-    return common.plan(weight_gradient, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
+    kernel = weight_gradient_pooled if work.pooled else weight_gradient
+    return common.plan(kernel, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
 
 
 def _weight_band(g: Conv2dGeometry, span: int, row_bytes: int, block_bytes: int, blocks: int, times: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from numbaconv import simd
 from numbaconv.geometry import WINOGRAD_DILATION, Conv2dGeometry
 from numbaconv.kernels.tiles import HEIGHTS, TALL
-from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd
-from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd
+from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd, weight_gradient_winograd_pooled
+from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd, correlate_winograd_pooled
 from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation
 from numbaconv.plan.common import Memory, Plan, round_up
@@ -127,6 +128,7 @@ def plan(work: Correlation) -> Plan:
     tiles = rows * c.strip * c.phases
     beyond, filter_size = c.side - 1, c.side**2
     slab = g.DH * (min(rows, c.tall) * c.tile + beyond) * c.columns(g) * work.ICG + c.lanes
+    slab += _whole_windows(work, c) * work.ICG
     stage = min(rows, c.tall) * c.strip * c.phases * c.tile**2 * c.width + c.width
     taps = filter_size * c.lanes * c.width
     input_point = ((g.N * c.tiles if by_blocks else tiles) + TALL) * c.pitch + c.lanes
@@ -149,10 +151,11 @@ def plan(work: Correlation) -> Plan:
         inputs=inputs, weights=weights, sums=sums, input_point=input_point, weight_point=weight_point,
         private=int(private), sum_point=sum_point, batch=rows, top=-g.PT if work.forward else g.PT - g.DH * beyond,
         left=-g.PL if work.forward else g.PL - g.DW * beyond, **_ahead(work, c, rows, both=False), relu=int(work.relu),
-        tasks=g.G * (c.blocks if by_blocks else units),
+        pooled=0 if work.pooled is None else 1 if work.forward else 2, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
+    kernel = correlate_winograd_pooled if work.pooled else correlate_winograd
     return common.plan(
-        correlate_winograd, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width),
+        kernel, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width),
         first=int(private),
     )  # fmt: skip
 
@@ -214,9 +217,20 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
-    return common.plan(
-        weight_gradient_winograd, WEIGHT_WINOGRAD, values, tables, work, False, True, first=int(not by_blocks)
-    )
+    kernel = weight_gradient_winograd_pooled if work.pooled else weight_gradient_winograd
+    return common.plan(kernel, WEIGHT_WINOGRAD, values, tables, work, False, True, first=int(not by_blocks))
+
+
+def pools(work: Correlation) -> bool:
+    """Whether a kernel of this form can pool what it gives, or take the gradient of what was pooled."""
+    g = work.g
+    inside = work.forward or max(g.PL, g.PR) < g.KW  # the slab has all columns of what was pooled
+    return inside and all(c.phases == c.strips == 1 and c.tile % work.window_rows == 0 for c in cuts(work))
+
+
+def _whole_windows(work: Correlation, c: Cut) -> int:
+    """Pixels of a slab beyond those that are read, so that it begins and ends with whole windows."""
+    return 2 * (work.window_rows - 1) * c.columns(work.g)
 
 
 def _tiling(work: Correlation, c: Cut) -> dict[str, int]:
@@ -268,8 +282,9 @@ def _ahead(work: Correlation, c: Cut, batch: int, both: bool) -> dict[str, int]:
     With ``both``, both are read. Where there are many channels, or images are large, it costs more than it brings.
     """
     source, target, values = work.source, work.target, {}
+    pooled = {} if work.pooled is None else {"y" if work.forward else "x": math.prod(work.pooled)}
     for name, side, next_batch in (("x", source, True), ("y", target, both)):
-        image = side.C * side.H * side.W
+        image = side.C * side.H * side.W // pooled.get(name, 1)
         values[f"{name}_unit"] = unit = image // (c.tall * c.strips)
         values[f"{name}_ahead"] = image if side.layout == "NCHW" else batch * unit * next_batch
     images = (source.C * source.H * source.W + target.C * target.H * target.W) * work.dtype.itemsize

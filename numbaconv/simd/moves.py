@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -233,9 +234,7 @@ def _lower_peak(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     def window(there: Any, here: Any, mask: Any) -> None:
         builder.store(least, best_place)
         builder.store(marks_of(mark), tap_place)
-        with cgutils.for_range(builder, rows) as down, cgutils.for_range(builder, columns) as across:
-            keep_rolled(builder)
-            compare(here, mask, down.index, across.index)
+        _each_tap(builder, rows, columns, lambda r, c: compare(here, mask, r, c))
         best, tap = builder.load(best_place), builder.load(tap_place)
         bits = ir.VectorType(ir.IntType(1), code.tile.lanes)
         above = builder.or_(builder.fcmp_ordered(">", best, zero), code.splat(builder.not_(shows), bits))
@@ -274,20 +273,35 @@ def _lower_restore(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             value = code.load(value) if mask is None else code.load_masked(value, mask)
             tap = code.load_integers(builder.gep(marked, [here]), numbers, mask)
             there = builder.gep(left, [builder.add(builder.mul(along.index, i_pitch), start)])
-            with cgutils.for_range(builder, rows) as down, cgutils.for_range(builder, columns) as across:
-                keep_rolled(builder)
-                number = builder.add(builder.mul(down.index, columns), across.index)
+
+            def fill(r: Any, c: Any) -> None:
+                number = builder.add(builder.mul(r, columns), c)
                 number = builder.trunc(number, numbers.element) if numbers.element.width < 64 else number
                 chosen = builder.icmp_signed("==", tap, code.splat(number, numbers))
-                apart = builder.add(builder.mul(down.index, row_pitch), builder.mul(across.index, column_pitch))
+                apart = builder.add(builder.mul(r, row_pitch), builder.mul(c, column_pitch))
                 place, filled = builder.gep(there, [apart]), builder.select(chosen, value, nothing)
                 if mask is None:
                     code.store(filled, place)
                 else:
                     code.store_masked(filled, place, mask)
 
+            _each_tap(builder, rows, columns, fill)
+
     _each_vector(code, count, vector)
     return context.get_dummy_value()
+
+
+def _each_tap(builder: Any, rows: Any, columns: Any, visit: Callable[[Any, Any], None]) -> None:
+    """Emit ``visit`` for every row and column of a window; without loops for the commonest, of 2 x 2."""
+    two = rows.type(2)
+    few = builder.and_(builder.icmp_signed("==", rows, two), builder.icmp_signed("==", columns, two))
+    with builder.if_else(few) as (four, any_number):
+        with four:
+            for r, c in product(range(2), repeat=2):
+                visit(rows.type(r), rows.type(c))
+        with any_number, cgutils.for_range(builder, rows) as down, cgutils.for_range(builder, columns) as across:
+            keep_rolled(builder)
+            visit(down.index, across.index)
 
 
 def _each_vector(code: Code, count: Any, vector: Callable[[Any, Any], None]) -> None:
