@@ -19,7 +19,7 @@ from numbaconv.arrays import compute_dtype
 from numbaconv.cache import Entry
 from numbaconv.cli.errors import UsageError, user_errors
 from numbaconv.data import RandomShift
-from numbaconv.nn import steps
+from numbaconv.nn import models, steps
 from numbaconv.nn.replay import TIMES
 
 _WIDTH = 48  # of the names of kernels
@@ -105,8 +105,8 @@ def _train(dtype: np.dtype) -> None:
         nn.Residual(nn.Sequential(nn.Conv2d(16, 16, 1, bias=False, dtype=dtype), nn.BatchNorm2d(16, dtype=dtype))),
         nn.ReLU(),
         nn.Conv2d(16, 16, 1, dtype=dtype, rng=0),
-        nn.MaxPool2d(2),
         nn.AvgPool2d(3, stride=1, padding=1),
+        nn.MaxPool2d(2),
         nn.Dropout(),
         nn.Residual(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, dtype=dtype, rng=0))),
         nn.Conv2d(16, 16, 1, stride=2, dtype=dtype, rng=0),
@@ -120,6 +120,10 @@ def _train(dtype: np.dtype) -> None:
             for _ in range(steps.TIMES + 2):
                 trainer.step(RandomShift(1)(images, rng), np.zeros(count, np.int64))
             trainer.predict(images, batch_size=count // 2)
+    pooled = nn.Trainer(models.mnist_cnn(dtype=dtype), nn.SGD(lr=0.1, momentum=0.9))
+    for _ in range(steps.TIMES + 2):
+        pooled.step(np.zeros((64, 1, 28, 28), dtype), np.zeros(64, np.int64))
+    pooled.predict(np.zeros((64, 1, 28, 28), dtype))
     large = np.zeros((64, 16, 16, 16), dtype)
     RandomShift(1)(large, rng)
     numbaconv.conv2d_backward(
