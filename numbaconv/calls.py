@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy import ndarray
+from numpy import may_share_memory, ndarray
 
 from numbaconv.algorithms import get_algorithm
 from numbaconv.arrays import empty
@@ -36,7 +36,9 @@ class Call(NamedTuple):
     plan: Plan
     zeros: np.ndarray  # a bias where there is none
 
-    def correlate(self, source: np.ndarray, weight: Any, bias: np.ndarray | None = None) -> np.ndarray | None:
+    def correlate(
+        self, source: np.ndarray, weight: Any, bias: np.ndarray | None, out: np.ndarray | None
+    ) -> np.ndarray | None:
         """The forward pass or the input gradient; None if it needs the long way."""
         plan, w, b = self.plan, weight.reshape(-1), self.zeros
         if bias is not None:
@@ -47,24 +49,33 @@ class Call(NamedTuple):
             b = bias
         if plan.zeros and not all_finite(w):
             return None
-        result, threads, memory = self._prepare()
+        result = empty(self.shape, self.dtype, "the result") if out is None else self._checked(out, source, weight, b)
+        if result is None:
+            return None
+        threads, memory = self._prepare()
         self._run(threads, source.reshape(-1), w, b, result.reshape(-1), memory, memory)
         return result
 
-    def weight_gradient(self, input: np.ndarray, grad_output: np.ndarray) -> np.ndarray | None:
+    def weight_gradient(self, input: np.ndarray, grad_output: np.ndarray, out: np.ndarray | None) -> np.ndarray | None:
         """The weight gradient; None if it needs the long way."""
-        plan = self.plan
-        result, threads, memory = self._prepare()
+        result = empty(self.shape, self.dtype, "the result") if out is None else self._checked(out, input, grad_output)
+        if result is None:
+            return None
+        threads, memory = self._prepare()
         w = result.reshape(-1)
         self._run(threads, input.reshape(-1), grad_output.reshape(-1), w, memory)
-        return result if not plan.zeros or all_finite(w) else None
+        return result if not self.plan.zeros or all_finite(w) else None
 
-    def _prepare(self) -> tuple[np.ndarray, int, np.ndarray]:
-        """The array for the result, how many threads are to fill it, and their scratch memory."""
+    def _checked(self, out: np.ndarray, *inputs: np.ndarray) -> np.ndarray | None:
+        """``out``, if the result may be written to it; None if that needs the long way, or an error."""
+        fits = out.shape == self.shape and out.dtype == self.dtype and out.flags.carray
+        return out if fits and not any([may_share_memory(out, array) for array in inputs]) else None  # noqa: C419
+
+    def _prepare(self) -> tuple[int, np.ndarray]:
+        """How many threads are to fill the result, and their scratch memory."""
         plan = self.plan
         threads = 1 if plan.threads == 1 else threads_for(plan.threads)
-        result = empty(self.shape, self.dtype, "the result")
-        return result, threads, scratch(self.dtype, plan.shared + threads * plan.own)
+        return threads, scratch(self.dtype, plan.shared + threads * plan.own)
 
     def _run(self, threads: int, *arrays: np.ndarray) -> None:
         """Run the kernel; on one thread without what a launch looks at before, for the sake of tiny calls."""
@@ -88,7 +99,7 @@ def key_of(
     ``size`` is what is told of a third array. Equal keys must mean equal calls: True equals 1, but is no integer.
     """
     plain = (
-        out is None
+        (out is None or type(out) is ndarray)
         and type(a) is ndarray
         and type(b) is ndarray
         and (
@@ -122,7 +133,7 @@ def remember(
         if len(_calls) >= MOST:
             _calls.clear()
         if plan.zeros:  # so that it is compiled now: not when the call comes again, and there may be no memory for that
-            all_finite(result.reshape(-1)[:0])
+            all_finite(np.empty(0, result.dtype))
         _calls[key] = Call(result.shape, result.dtype, plan, plan.no_bias.reshape(-1))
 
 

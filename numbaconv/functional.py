@@ -125,7 +125,7 @@ def conv2d(
              [1., 1.]]]])
     """
     key = key_of("conv2d", input, weight, None, out, stride, padding, dilation, groups, layout, algorithm)
-    if (call := recall(key)) and (result := call.correlate(input, weight, bias)) is not None:
+    if (call := recall(key)) and (result := call.correlate(input, weight, bias, out)) is not None:
         return result
     input = float_array(input, "input")
     weight, packed = weight_array(weight)
@@ -183,7 +183,7 @@ def conv2d_input(
     key = key_of(
         "conv2d_input", weight, grad_output, input_size, out, stride, padding, dilation, groups, layout, algorithm
     )
-    if (call := recall(key)) and (result := call.correlate(grad_output, weight)) is not None:
+    if (call := recall(key)) and (result := call.correlate(grad_output, weight, None, out)) is not None:
         return result
     weight, packed = weight_array(weight)
     grad_output = float_array(grad_output, "grad_output")
@@ -241,7 +241,7 @@ def conv2d_weight(
     key = key_of(
         "conv2d_weight", input, grad_output, weight_size, out, stride, padding, dilation, groups, layout, algorithm
     )
-    if (call := recall(key)) and (result := call.weight_gradient(input, grad_output)) is not None:
+    if (call := recall(key)) and (result := call.weight_gradient(input, grad_output, out)) is not None:
         return result
     input, grad_output = float_array(input, "input"), float_array(grad_output, "grad_output")
     geometry = Conv2dGeometry.forward(input.shape, weight_size, stride, padding, dilation, groups, layout)

@@ -71,6 +71,42 @@ def test_a_bias_is_added_or_looked_at() -> None:
         numbaconv.conv2d(x, w, [0, 0, 0, 0])
 
 
+@pytest.mark.parametrize("name", ["conv2d", "conv2d_input", "conv2d_weight"])
+def test_a_remembered_call_writes_where_it_is_told(name: str) -> None:
+    x, w, z = arrays()
+    how: dict[str, tuple[Any, ...]] = {
+        "conv2d": (x, w), "conv2d_input": (x.shape, w, z), "conv2d_weight": (x, w.shape, z)
+    }  # fmt: skip
+    call, inputs = getattr(numbaconv, name), [array for array in how[name] if isinstance(array, np.ndarray)]
+    expected = call(*how[name], padding=1)
+    for _ in range(2):
+        out = np.full_like(expected, np.nan)
+        assert call(*how[name], padding=1, out=out) is out
+        assert np.array_equal(out, expected)
+        turned = np.full_like(expected, np.nan, order="F")
+        assert call(*how[name], padding=1, out=turned) is turned
+        assert np.array_equal(turned, expected)
+    read_only = np.zeros_like(expected)
+    read_only.flags.writeable = False
+    memory = np.zeros(expected.size + max(array.size for array in inputs), np.float32)
+    for wrong, error, match in (
+        (np.zeros_like(expected, np.float64), ValueError, "dtype"),
+        (np.zeros((*expected.shape[:3], 1), np.float32), ValueError, "shape"),
+        (read_only, ValueError, "read-only"),
+        (expected.tolist(), TypeError, "out"),
+    ):
+        with pytest.raises(error, match=match):
+            call(*how[name], padding=1, out=wrong)
+    for k, array in enumerate(inputs):  # an input begins with the last element of out
+        memory[expected.size - 1 : expected.size - 1 + array.size] = array.ravel()
+        shared = memory[expected.size - 1 : expected.size - 1 + array.size].reshape(array.shape)
+        before = memory.copy()
+        arguments = [shared if value is inputs[k] else value for value in how[name]]
+        with pytest.raises(ValueError, match="shares memory"):
+            call(*arguments, padding=1, out=memory[: expected.size].reshape(expected.shape))
+        assert np.array_equal(memory, before)
+
+
 def test_arrays_of_other_kinds_take_the_long_way() -> None:
     x, w, _ = arrays()
     expected = numbaconv.conv2d(x, w)
