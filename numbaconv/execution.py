@@ -163,7 +163,7 @@ def _launch(
     """Run the kernel of a correlation, where there is work; ``held`` is what :func:`_held` gave."""
     if threads == 0:
         return
-    b, kernel = _filled_bias(bias, plan.no_bias), plan.kernel
+    b, kernel = filled_bias(bias, plan.no_bias), plan.kernel
     if packed is None or held is None:
         launch(kernel, threads, x, w, b, y, memory, memory, *plan.arguments, *more, stages=plan.stages(threads))
         return
@@ -196,7 +196,7 @@ def _all_finite(values: np.ndarray) -> bool:
     return bool(finite[0])
 
 
-def _filled_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
+def filled_bias(bias: np.ndarray | None, zeros: np.ndarray) -> np.ndarray:
     """A flat bias, each group of it filled up to the length of a row of ``zeros``; all zeros where there is none."""
     if bias is None:
         return zeros.reshape(-1)

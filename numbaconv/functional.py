@@ -124,7 +124,7 @@ def conv2d(
     array([[[[1., 1.],
              [1., 1.]]]])
     """
-    key = key_of("conv2d", input, weight, None, out, stride, padding, dilation, groups, layout, algorithm)
+    key = key_of("conv2d", input, weight, None, out, (stride, padding, dilation, groups), layout, algorithm)
     if (call := recall(key)) and (result := call.correlate(input, weight, bias, out)) is not None:
         return result
     input = float_array(input, "input")
@@ -134,7 +134,7 @@ def conv2d(
     bias = check_bias(bias, geometry.OC)
     out = output_array(out, geometry.output_shape, result_dtype(input, weight, bias), input, weight, bias)
     correlate(forward_plan, forms, geometry, input, weight, bias, out, packed=packed)
-    remember(key, out, forward_plan, geometry, forms, False, False)
+    remember(key, out, forward_plan, geometry, forms, packed is not None, False)
     return out
 
 
@@ -180,9 +180,8 @@ def conv2d_input(
     array([[[[ 1.,  2., 10., 20.,  0.],
              [ 3.,  4., 30., 40.,  0.]]]])
     """
-    key = key_of(
-        "conv2d_input", weight, grad_output, input_size, out, stride, padding, dilation, groups, layout, algorithm
-    )
+    how = stride, padding, dilation, groups
+    key = key_of("conv2d_input", weight, grad_output, input_size, out, how, layout, algorithm)
     if (call := recall(key)) and (result := call.correlate(grad_output, weight, None, out)) is not None:
         return result
     weight, packed = weight_array(weight)
@@ -192,7 +191,7 @@ def conv2d_input(
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
     out = output_array(out, geometry.input_shape, result_dtype(weight, grad_output), weight, grad_output)
     correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out, packed=packed)
-    remember(key, out, input_gradient_plan, geometry, forms, False, False)
+    remember(key, out, input_gradient_plan, geometry, forms, packed is not None, False)
     return out
 
 
@@ -238,9 +237,8 @@ def conv2d_weight(
     array([[[[20., 31.],
              [75., 86.]]]])
     """
-    key = key_of(
-        "conv2d_weight", input, grad_output, weight_size, out, stride, padding, dilation, groups, layout, algorithm
-    )
+    how = stride, padding, dilation, groups
+    key = key_of("conv2d_weight", input, grad_output, weight_size, out, how, layout, algorithm)
     if (call := recall(key)) and (result := call.weight_gradient(input, grad_output, out)) is not None:
         return result
     input, grad_output = float_array(input, "input"), float_array(grad_output, "grad_output")
@@ -298,10 +296,21 @@ def conv2d_backward(
     >>> grad_input.shape, grad_weight.shape, grad_bias
     ((1, 1, 2, 5), (1, 1, 2, 2), array([11.]))
     """
+    wants_input, wants_weight, wants_bias = check_output_mask(output_mask)
+    how, sizes = (stride, padding, dilation, groups), (getattr(input, "shape", None), getattr(weight, "shape", None))
+    keys = (
+        key_of("conv2d_input", weight, grad_output, sizes[0], None, how, layout, algorithm),
+        key_of("conv2d_weight", input, grad_output, sizes[1], None, how, layout, algorithm),
+    )
+    to_input, to_weight = map(recall, keys)
+    if to_input and to_weight:
+        grad_input = to_input.correlate(grad_output, weight) if wants_input else None
+        grad_weight = to_weight.weight_gradient(input, grad_output) if wants_weight else None
+        if (grad_input is None) != wants_input and (grad_weight is None) != wants_weight:
+            return grad_input, grad_weight, bias_gradient(to_input.geometry, grad_output) if wants_bias else None
     grad_output = float_array(grad_output, "grad_output")
     input = float_array(input, "input")
     weight, packed = weight_array(weight)
-    wants_input, wants_weight, wants_bias = check_output_mask(output_mask)
     geometry = Conv2dGeometry.forward(input.shape, weight.shape, stride, padding, dilation, groups, layout)
     forms = _forms(algorithm, geometry)
     geometry.check_shape("grad_output", grad_output.shape, geometry.output_shape)
@@ -310,9 +319,11 @@ def conv2d_backward(
     if wants_input:
         out = empty_like(input, result_dtype(weight, grad_output), geometry.layout)
         grad_input = correlate(input_gradient_plan, forms, geometry, grad_output, weight, None, out, packed=packed)
+        remember(keys[0], out, input_gradient_plan, geometry, forms, packed is not None, False)
     if wants_weight:
         out = output_array(None, geometry.weight_shape, result_dtype(input, grad_output))
         grad_weight = weight_gradient(forms, geometry, input, grad_output, out)
+        remember(keys[1], out, weight_gradient_plan, geometry, forms)
     if wants_bias:
         grad_bias = bias_gradient(geometry, grad_output)
     return grad_input, grad_weight, grad_bias
@@ -366,6 +377,10 @@ def conv_transpose2d(
     >>> conv_transpose2d(np.array([[[[1.0, 10.0]]]]), np.array([[[[1.0, 2.0, 3.0]]]]), stride=2)
     array([[[[ 1.,  2., 13., 20., 30.]]]])
     """
+    how = stride, padding, output_padding, groups, dilation
+    key = key_of("conv_transpose2d", input, weight, None, out, how, layout, algorithm)
+    if (call := recall(key)) and (result := call.correlate(input, weight, bias, out)) is not None:
+        return result
     input = float_array(input, "input")
     weight, packed = weight_array(weight)
     geometry = Conv2dGeometry.transposed(
@@ -374,7 +389,9 @@ def conv_transpose2d(
     forms = _forms(algorithm, geometry)
     bias = check_bias(bias, geometry.IC)
     out = output_array(out, geometry.input_shape, result_dtype(input, weight, bias), input, weight, bias)
-    return correlate(input_gradient_plan, forms, geometry, input, weight, bias, out, packed=packed)
+    correlate(input_gradient_plan, forms, geometry, input, weight, bias, out, packed=packed)
+    remember(key, out, input_gradient_plan, geometry, forms, packed is not None, False)
+    return out
 
 
 def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:

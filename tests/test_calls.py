@@ -107,6 +107,52 @@ def test_a_remembered_call_writes_where_it_is_told(name: str) -> None:
         assert np.array_equal(memory, before)
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_all_gradients_are_remembered_together(layout: str) -> None:
+    x, w, z = arrays(layout)
+    options: dict[str, Any] = {"padding": 1, "layout": layout}
+    for _ in range(3):
+        for weight in (w, numbaconv.prepack(w)):
+            found = numbaconv.conv2d_backward(z, x, weight, **options)
+            for got, expected in zip(found, reference.conv2d_backward(z, x, w, **options), strict=True):
+                assert np.array_equal(got, expected)
+            masked = numbaconv.conv2d_backward(z, x, weight, output_mask=(False, True, False), **options)
+            assert masked[0] is masked[2] is None
+            assert np.array_equal(masked[1], found[1])
+    assert len(calls._calls) == 3
+    for wrong in (z[:, :, 1:], z.astype(int), None):
+        with pytest.raises((TypeError, ValueError), match="grad_output"):
+            numbaconv.conv2d_backward(wrong, x, w, **options)
+    with pytest.raises(TypeError, match="input"):
+        numbaconv.conv2d_backward(z, x.astype(int), w, output_mask=(True, False, False), **options)
+    with pytest.raises(TypeError, match="output_mask"):
+        numbaconv.conv2d_backward(z, x, w, output_mask=(1, 1, 1), **options)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_packed_weights_and_transposed_convolutions_are_remembered(layout: str) -> None:
+    x, w, z = arrays(layout)
+    options: dict[str, Any] = {"padding": 1, "layout": layout}
+    packed, bias = numbaconv.prepack(w), np.arange(4, dtype=np.float32)
+    other = numbaconv.prepack(w + 1)
+    for _ in range(3):
+        for held, array in ((packed, w), (other, w + 1)):
+            assert np.array_equal(
+                numbaconv.conv2d(x, held, bias, **options), reference.conv2d(x, array, bias, **options)
+            )
+            assert np.array_equal(
+                numbaconv.conv_transpose2d(z, held, bias[:3], stride=2, output_padding=1, **options),
+                reference.conv_transpose2d(z, array, bias[:3], stride=2, output_padding=1, **options),
+            )
+            assert np.array_equal(
+                numbaconv.conv_transpose2d(z, array, None, 2, **options),
+                reference.conv_transpose2d(z, array, None, 2, **options),
+            )
+    assert len(calls._calls) >= 2  # transposed ones of larger strides may fill pixels that no tap reaches
+    with pytest.raises(TypeError, match="output_padding"):
+        numbaconv.conv_transpose2d(z, w, output_padding=True, **options)
+
+
 def test_arrays_of_other_kinds_take_the_long_way() -> None:
     x, w, _ = arrays()
     expected = numbaconv.conv2d(x, w)
