@@ -14,6 +14,7 @@ The work is cut into tasks, a band of rows of one group of one image each::
                 target pixels = tile
 
 Source pixels then come from the first cache for all blocks but one; so do the weights, of as many blocks as fit there.
+Where a max pooling follows, a band of target rows is a task's own, and pooled as soon as it is there.
 
 In this file "input" and "output" are the correlation's: for the input gradient they are the gradients of the
 convolution's output and input.

@@ -4,6 +4,9 @@ A plane has one channel of an image, or, where channels are innermost, all of th
 lie next to each other. Arrays are flat. Taps are the outer loops and the pixels of an output row the inner one, so that
 the inner loop has no bounds to check: tap ``(kh, kw)`` of the windows of a row reads ``x[row + ow * SW]`` for a range
 of ``ow``. Windows may overlap, but no two threads write to one plane, and the order of every sum is fixed.
+
+Convolutions that a max pooling follows do its work themselves where they can, band by band: :func:`pool_rows` on the
+way forward, and :func:`spread_slab` on the way back.
 """
 
 from __future__ import annotations

@@ -293,34 +293,45 @@ def _transform_sums(bias, y, scratch, own, plan, pool, g, block, task, batch):
         oh, ow = first * plan.tile * plan.DH, strip * plan.strip * plan.tile * plan.DW
         height, width = min(rows * plan.tile * plan.DH, plan.OH - oh), min(tiles * plan.tile * plan.DW, plan.OW - ow)
         target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
-        pooled = pool is not None and plan.pooled == 1
-        if plan.y_c == 1 and not pooled:
-            nexts = _transform_strip(
-                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own + plan.sums, nexts, plan, height, width,
-                first, rows, tiles, thin_tiles,
-            )  # fmt: skip
-        else:
+        to_stage = plan.y_c != 1
+        if pool is not None:
+            to_stage = to_stage or plan.pooled == 1
+        if to_stage:
             pitch = plan.width
             nexts = _transform_strip(
                 bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own + plan.sums, nexts, plan, height,
                 width, first, rows, tiles, thin_tiles,
             )  # fmt: skip
-            if pooled:
-                pool_rows(
-                    y, pool[0], pool[1], n, oh, height, scratch, own, width * pitch, pitch, g * plan.OCG + channel,
-                    count,
-                )  # fmt: skip
-            elif plan.strips == 1:  # rows follow each other in the output
-                unpack_tile(
-                    scratch, own, pitch, height * width, count, y, target, plan.y_c, plan.y_w, plan.lanes
-                )  # fmt: skip
-            else:
-                for row in range(height):
-                    unpack_tile(
-                        scratch, own + row * width * pitch, pitch, width, count, y, target + row * plan.y_h, plan.y_c,
-                        plan.y_w, plan.lanes,
-                    )  # fmt: skip
+        else:
+            nexts = _transform_strip(
+                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own + plan.sums, nexts, plan, height, width,
+                first, rows, tiles, thin_tiles,
+            )  # fmt: skip
+        if pool is None:
+            if to_stage:
+                _unpack_strip(scratch, own, y, target, plan, height, width, count)
+        elif plan.pooled == 1:
+            pool_rows(
+                y, pool[0], pool[1], n, oh, height, scratch, own, width * plan.width, plan.width,
+                g * plan.OCG + channel, count,
+            )  # fmt: skip
+        elif to_stage:
+            _unpack_strip(scratch, own, y, target, plan, height, width, count)
         task += rows
+
+
+@inlined
+def _unpack_strip(scratch, stage, y, target, plan, height, width, count):
+    """Copy the pixels of a strip from the stage to the output."""
+    pitch = plan.width
+    if plan.strips == 1:  # rows follow each other in the output
+        unpack_tile(scratch, stage, pitch, height * width, count, y, target, plan.y_c, plan.y_w, plan.lanes)
+    else:
+        for row in range(height):
+            unpack_tile(
+                scratch, stage + row * width * pitch, pitch, width, count, y, target + row * plan.y_h, plan.y_c,
+                plan.y_w, plan.lanes,
+            )  # fmt: skip
 
 
 @inlined

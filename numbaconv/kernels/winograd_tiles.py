@@ -152,12 +152,14 @@ def transform_images(x, scratch, own, to, plan, pool, g, task, batch, begin, cha
         n, strip, first, rows, columns, thin_columns = some_rows(plan, task, end)
         channel, edge = g * plan.ICG + begin, plan.left + strip * plan.strip * plan.tile * plan.DW
         top, high = plan.top + first * plan.tile * plan.DH, ((rows - 1) * plan.tile + plan.points) * plan.DH
-        slab = own
-        if pool is not None and plan.pooled == 2:
-            slab = spread_slab(
-                scratch, own, x, pool[0], pool[1], n, top, high, edge, plan.columns, channel, channels
-            )  # fmt: skip
-        else:
+        slab, spreads = own, False
+        if pool is not None:
+            spreads = plan.pooled == 2
+            if spreads:
+                slab = spread_slab(
+                    scratch, own, x, pool[0], pool[1], n, top, high, edge, plan.columns, channel, channels
+                )  # fmt: skip
+        if not spreads:
             pack_slab(
                 x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
                 scratch, own, top, high, edge, plan.columns, 1, 0, channels, plan.lanes,
