@@ -403,7 +403,7 @@ def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: 
 def test_offsets_of_what_is_pooled_stay_inside(finely: bool, form: str) -> None:
     found = Counter[str]()
     with only(form), everything_in_parallel() if finely else nullcontext():
-        for case in random_cases(7, 100 if INTERPRETED else 300, 100_000, FLOATS, form=form):
+        for case in random_cases(7, 300, 100_000, FLOATS, form=form):
             g = case.geometry
             divisors = [[n for n in (1, 2, 3, 4) if size % n == 0] for size in (g.OH, g.OW)]
             if g.layout == "NHWC":
