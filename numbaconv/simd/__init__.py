@@ -10,8 +10,8 @@ Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
 ``NUMBA_DISABLE_JIT=1`` (:mod:`numbaconv.simd.words`); a lowering says what it *compiles to*, in LLVM
-(:mod:`numbaconv.simd.tiles`, :mod:`numbaconv.simd.lanewise`, :mod:`numbaconv.simd.moves`). Nothing outside of this
-package knows LLVM.
+(:mod:`numbaconv.simd.tiles`, :mod:`numbaconv.simd.lanewise`, :mod:`numbaconv.simd.moves`,
+:mod:`numbaconv.simd.windows`). Nothing outside of this package knows LLVM.
 
 The number of lanes follows the CPU that Numba compiles for: 512-bit vectors with AVX-512, 256-bit ones with AVX2,
 128-bit ones on NEON and everything else.
@@ -19,6 +19,7 @@ The number of lanes follows the CPU that Numba compiles for: 512-bit vectors wit
 
 from numbaconv.simd import lanewise as lanewise  # so that Numba knows what the words compile to
 from numbaconv.simd import moves as moves
+from numbaconv.simd import windows as windows
 from numbaconv.simd.cpu import VECTOR_BYTES, VECTOR_REGISTERS, lanes, lanes_of
 from numbaconv.simd.tiles import linear
 from numbaconv.simd.words import (
