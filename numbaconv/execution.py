@@ -96,7 +96,7 @@ def correlate_pooled(
     plan: Plan, geometry: Conv2dGeometry, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None,
     out: np.ndarray, pooling: Pooling, packed: PackedWeight | None = None,
 ) -> bool:  # fmt: skip
-    """Do the same with a plan that pools what is written, or reads the gradient of what was pooled; ``out`` is flat.
+    """Fill ``out``, flat, with a plan of :func:`correlate` that pools what it gives, or reads what belongs to windows.
 
     Whether it was done: not where padding might meet what is not finite.
     """

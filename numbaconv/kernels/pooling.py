@@ -180,12 +180,14 @@ def _overlap(sizes):
     return SH <= (KH - 1) * DH or SW <= (KW - 1) * DW
 
 
-@device
-def _fill(sizes):
+def windows_fill(sizes):
     """Whether every pixel is in one window, and none is outside of the image."""
     _, _, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
     dense = KH == SH and KW == SW and (DH == 1 or KH == 1) and (DW == 1 or KW == 1)
     return dense and PH == 0 and PW == 0 and IH == OH * SH and IW == OW * SW
+
+
+_fill = device(windows_fill)
 
 
 @kernel(allocates=True)

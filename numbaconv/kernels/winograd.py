@@ -293,30 +293,28 @@ def _transform_sums(bias, y, scratch, own, plan, pool, g, block, task, batch):
         oh, ow = first * plan.tile * plan.DH, strip * plan.strip * plan.tile * plan.DW
         height, width = min(rows * plan.tile * plan.DH, plan.OH - oh), min(tiles * plan.tile * plan.DW, plan.OW - ow)
         target = n * plan.y_n + (g * plan.OCG + channel) * plan.y_c + oh * plan.y_h + ow * plan.y_w
-        to_stage = plan.y_c != 1
+        pools = False
         if pool is not None:
-            to_stage = to_stage or plan.pooled == 1
-        if to_stage:
+            pools = plan.pooled == 1
+        if plan.y_c == 1 and not pools:
+            nexts = _transform_strip(
+                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own + plan.sums, nexts, plan, height, width,
+                first, rows, tiles, thin_tiles,
+            )  # fmt: skip
+        else:
             pitch = plan.width
             nexts = _transform_strip(
                 bias, lane, scratch, own, width * pitch, pitch, pitch, scratch, own + plan.sums, nexts, plan, height,
                 width, first, rows, tiles, thin_tiles,
             )  # fmt: skip
-        else:
-            nexts = _transform_strip(
-                bias, lane, y, target, plan.y_h, plan.y_w, count, scratch, own + plan.sums, nexts, plan, height, width,
-                first, rows, tiles, thin_tiles,
-            )  # fmt: skip
-        if pool is None:
-            if to_stage:
+            if pool is not None:
+                if pools:
+                    pool_rows(
+                        y, pool[0], pool[1], n, oh, height, scratch, own, width * pitch, pitch, g * plan.OCG + channel,
+                        count,
+                    )  # fmt: skip
+            if not pools:
                 _unpack_strip(scratch, own, y, target, plan, height, width, count)
-        elif plan.pooled == 1:
-            pool_rows(
-                y, pool[0], pool[1], n, oh, height, scratch, own, width * plan.width, plan.width,
-                g * plan.OCG + channel, count,
-            )  # fmt: skip
-        elif to_stage:
-            _unpack_strip(scratch, own, y, target, plan, height, width, count)
         task += rows
 
 

@@ -236,10 +236,10 @@ def winner_dtype(sizes: PoolSizes) -> np.dtype:
 
 def windows_of(sizes: PoolSizes, relu: bool) -> Windows | None:
     """What another kernel needs to pool its rows; None unless each pixel is in one window, and channels innermost."""
-    _, C, IH, IW, OH, OW, KH, KW, *_ = sizes
-    fill = (sizes.SH, sizes.SW, sizes.PH, sizes.PW) == (KH, KW, 0, 0) and (IH, IW) == (OH * KH, OW * KW)
-    dense = (sizes.DH == 1 or KH == 1) and (sizes.DW == 1 or KW == 1)
-    return Windows(KH, KW, OH, OW, C, KH * KW if relu else -1) if fill and dense and C > 1 else None
+    if sizes.inner == 1 or not kernels.windows_fill(sizes):
+        return None
+    nobody = sizes.KH * sizes.KW if relu else -1
+    return Windows(sizes.KH, sizes.KW, sizes.OH, sizes.OW, sizes.inner, nobody)
 
 
 def _span(taps: int, dilation: int) -> int:

@@ -11,7 +11,6 @@ Every pass can be planned in several forms, and the one that should cost least i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import TypeAlias
@@ -80,8 +79,9 @@ def pooled_plan(
 
     There are kernels that take the same time as for the convolution alone, but not where another form does better.
     """
-    form, work = _pooling(_forward(g, dtype, x, "NHWC", packed), windows, [form.cost for form in forms], forms)
-    return None if form is None else form.plan(work)
+    work = _forward(g, dtype, x, "NHWC", packed)._replace(pooled=windows)
+    form = min(forms, key=lambda form: form.cost(work))
+    return form.plan(work) if _pools(form, work) else None
 
 
 @lru_cache(maxsize=256)
@@ -89,8 +89,9 @@ def pooled_input_gradient_plan(
     g: Conv2dGeometry, dtype: np.dtype, x: Layout, windows: tuple[int, int], forms: Forms
 ) -> Plan | None:
     """The plan of ``conv2d_input`` from the gradient of what was pooled, or None."""
-    form, work = _pooling(_backward(g, dtype, "NHWC", x), windows, [form.cost for form in forms], forms)
-    return None if form is None else form.plan(work)
+    work = _backward(g, dtype, "NHWC", x)._replace(pooled=windows)
+    form = min(forms, key=lambda form: form.cost(work))
+    return form.plan(work) if _pools(form, work) else None
 
 
 @lru_cache(maxsize=256)
@@ -98,16 +99,14 @@ def pooled_weight_gradient_plan(
     g: Conv2dGeometry, dtype: np.dtype, x: Layout, windows: tuple[int, int], forms: Forms
 ) -> Plan | None:
     """The plan of ``conv2d_weight`` from the gradient of what was pooled, or None."""
-    form, work = _pooling(_forward(g, dtype, x, "NHWC"), windows, [form.weight_cost for form in forms], forms)
-    return None if form is None else form.weight_plan(work)
+    work = _forward(g, dtype, x, "NHWC")._replace(pooled=windows)
+    form = min(forms, key=lambda form: form.weight_cost(work))
+    return form.weight_plan(work) if _pools(form, work) else None
 
 
-def _pooling(
-    work: Correlation, windows: tuple[int, int], costs: list[Callable[[Correlation], float]], forms: Forms
-) -> tuple[ModuleType | None, Correlation]:
-    """The form that should cost least, if it has kernels that pool as well, and what it is to do."""
-    form, pooled = forms[min(range(len(forms)), key=lambda k: costs[k](work))], work._replace(pooled=windows)
-    return (form if hasattr(form, "pools") and form.pools(pooled) else None), pooled
+def _pools(form: ModuleType, work: Correlation) -> bool:
+    """Whether a form has a kernel that pools as well."""
+    return hasattr(form, "pools") and form.pools(work)
 
 
 def _forward(
