@@ -73,14 +73,17 @@ def empty_like(array: np.ndarray, dtype: np.dtype, layout: Layout) -> np.ndarray
 
 
 def scratch(dtype: np.dtype, size: int) -> np.ndarray:
-    """At least ``size`` elements of memory that starts at a cache line, with anything in it.
+    """At least ``size`` elements of memory that starts at a cache line: zeros, or what calls have left in it.
 
-    Valid until the same Python thread asks again.
+    Valid until the same Python thread asks again. A tile may hang over the end of what its kernel has written, and what
+    it computes there is dropped; but if that were bytes that never were numbers of this kind, many of them would be
+    denormal, and a processor may take a hundred times as long for these.
     """
     arrays: dict[str, np.ndarray] = _kept.__dict__
     array = arrays.get(dtype.char)
     if array is None or array.size < size:
         array = aligned(dtype, size, "scratch memory")
+        array.fill(0)
         if array.nbytes <= KEPT_BYTES:
             arrays[dtype.char] = array
     return array

@@ -6,6 +6,7 @@ product shows. Under ``NUMBA_DISABLE_JIT=1`` the kernels run as Python, which ch
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -36,6 +37,7 @@ import numbaconv
 from numbaconv import reference, simd
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.weight_gradient import FEW_ROWS
+from numbaconv.memory import scratch
 from numbaconv.plan import channels as planning_channels
 from numbaconv.plan import depthwise, forward_plan, weight_gradient_plan
 
@@ -394,6 +396,13 @@ def test_scratch_memory_of_exactly_the_size_asked_for_and_full_of_nan(
     for case in random_cases(12, 20 if INTERPRETED else 150, FEW, form=form):
         assert_as_expected(case, form)
     assert asked
+
+
+def test_new_scratch_memory_holds_nothing_denormal(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tiles that hang over what has been packed compute with what lies there, and drop it.
+    monkeypatch.setattr("numbaconv.memory._kept", threading.local())
+    monkeypatch.setattr("numbaconv.arrays.new", lambda shape, dtype, least: np.full(shape, 1e-40, dtype))
+    assert not scratch(np.dtype(np.float32), 100).any()
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
