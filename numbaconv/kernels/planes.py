@@ -29,7 +29,7 @@ from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_planes, pack_weights, unpack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, PLANE_TILES, SHORT, TALL
-from numbaconv.simd import fill, outer, put, rectify, store, sweep, turn
+from numbaconv.simd import fill, outer, put, rectify, store, sweep, trim, turn
 
 #: Rows of a tile of a single output channel, and how many of its taps are summed together.
 ROWS, TAPS = PLANE_TILES[1], (5, 3, 2, 1)
@@ -151,12 +151,18 @@ def _correlate_phase(
     weights = channel * len(steps) + phases[phase, 4] * height
     vectors = _vectors(height)
     tiles = -(-((count - 1) * plan.columns + columns) // (vectors * plan.lanes))
+    across = -(-columns // plan.lanes)
     if plan.stacked:
-        tiles = -(-count // vectors) * -(-columns // plan.lanes)
+        tiles = -(-count // vectors) * across
     if count <= 0:
         tiles = 0
-    row = column = 0
-    for _ in range(tiles):
+    for k in range(tiles):
+        if plan.stacked:
+            row = _fitting(k // across * vectors, vectors, count)
+            column = _fitting(k % across * plan.lanes, plan.lanes, columns)
+        else:
+            first = k * vectors * plan.lanes
+            row, column = first // plan.columns, first % plan.columns
         if height == TALL:
             tile = fill(TALL, 2, bias, channel)
             _sum(
@@ -183,13 +189,6 @@ def _correlate_phase(
             )  # fmt: skip
         if plan.y_w * plan.out_w != 1:
             _unpack(y, target, scratch, own + plan.stage, height, plan, row, column, count, exist, columns)
-        if plan.stacked:
-            column += plan.lanes
-            if column >= columns:
-                row, column = row + vectors, 0
-        else:
-            column += vectors * plan.lanes
-            row, column = row + column // plan.columns, column % plan.columns
 
 
 @routine
@@ -198,8 +197,9 @@ def _correlate_plane(
 ):  # fmt: skip
     """The same for a single output channel, with vectors from rows below each other."""
     columns, y_h, below = phases[phase, 3], plan.out_h * plan.y_h, phases[phase, 8]
-    for row in range(0, count, ROWS):
-        for column in range(0, columns, plan.lanes):
+    for first_row in range(0, count, ROWS):
+        for first_column in range(0, columns, plan.lanes):
+            row, column = _fitting(first_row, ROWS, count), _fitting(first_column, plan.lanes, columns)
             source = own + row * plan.columns + column
             tile = turn(fill(1, ROWS, bias, channel))
             for run in range(phases[phase, 6], phases[phase, 7]):
@@ -243,19 +243,29 @@ def _sum(
     y_h = plan.out_h * plan.y_h
     if plan.y_w * plan.out_w != 1:
         store(tile, scratch, own + plan.stage, vectors * plan.lanes, plan.lanes)
-    elif plan.stacked and exist == height and row + vectors <= count and column + plan.lanes <= columns:
-        store(tile, y, target + row * y_h + column, plan.y_c, y_h)
+    elif plan.stacked:
+        at, below, right = target + row * y_h + column, count - row, columns - column
+        if exist == height and below >= vectors and right >= plan.lanes:
+            store(tile, y, at, plan.y_c, y_h)
+        else:
+            trim(tile, y, at, plan.y_c, y_h, exist, below, right)
     else:
         lane = 0
         while lane < vectors * plan.lanes and row < count:
-            run = plan.lanes if plan.stacked else min(plan.columns - column, vectors * plan.lanes - lane)
+            run = min(plan.columns - column, vectors * plan.lanes - lane)
             if column < columns:
                 last = lane + min(run, columns - column)
                 put(tile, y, target + row * y_h + column - lane, plan.y_c, exist, lane, last)
-            lane += run
-            row += 1
-            if not plan.stacked:
-                column = 0
+            lane, row, column = lane + run, row + 1, 0
+
+
+@inlined
+def _fitting(first, size, end):
+    """Where a tile of this size begins that shall not hang over the end, if there is room for it at all.
+
+    What it computes once more has the same bits, and a whole tile is written in half the time of a part of one.
+    """
+    return max(0, min(first, end - size))
 
 
 @routine

@@ -19,6 +19,8 @@ FEWEST_PARTS = 6
 #: A plane's size should not be a multiple of this: its pixels would compete with those of other planes for few places
 #: of the first cache.
 PAGE = 4096
+#: What it takes to write a vector in parts.
+PART_COST = 2
 #: Times that a step of a tile with a single row takes longer than its multiply-adds, for it loads as much as it adds.
 LOADING = 2.0
 #: The same where what is loaded meets all taps of a column of the kernel.
@@ -50,8 +52,8 @@ def cost(work: Correlation) -> float:
     for _, height, _ in rows_of(work.OCG):
         for rows in work.rows:
             for columns in work.columns:
-                _, tiles, time = _tiles(rows.pixels, columns.pixels, packing.columns, height, lanes)
-                total += tiles * (time * work.ICG * len(rows.taps) * len(columns.taps) + common.TILE_COST)
+                steps = work.ICG * len(rows.taps) * len(columns.taps)
+                total += min(_tilings(rows.pixels, columns.pixels, packing.columns, height, steps, lanes))
     writing = {1: 0, 2: WIDEN_COST}.get(work.stride[1], STRIDE_COST)
     return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, writing))
 
@@ -92,9 +94,8 @@ def plan(work: Correlation) -> Plan:
     part = (height - 1 + packing.span) * columns
     plane = _plane(parts * part, work.dtype)
     rows = rows_of(work.OCG)
-    stacked, _, _ = _tiles(height, most_columns, columns, rows[0][1], lanes)
-
     steps, phases = _steps(work, packing, part, plane)
+    along, below = _tilings(height, most_columns, columns, rows[0][1], len(steps) // max(1, len(phases)), lanes)
     runs, phases = _runs(steps, phases, columns)
     heights = sum(tile for _, tile, _ in rows)
     # The last tile may hang over the end, and reads on from there.
@@ -109,7 +110,8 @@ def plan(work: Correlation) -> Plan:
         heights=heights, lanes=lanes, slabs=round_up(g.G * heights * len(steps), lanes), own=own, stage=stage,
         bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
         rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
-        out_h=work.stride[0], out_w=work.stride[1], stacked=stacked, relu=int(work.relu), tasks=g.N * g.G * bands,
+        out_h=work.stride[0], out_w=work.stride[1], stacked=int(below <= along), relu=int(work.relu),
+        tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(packing.remainders, 2), steps, table(runs, 3), table(phases, 9), table(rows, 3))
     return common.plan(correlate_planes, PLANES, values, tables, work, work.fill, work.padded, (g.G, heights))
@@ -167,16 +169,17 @@ def _plane(elements: int, dtype: np.dtype) -> int:
     return plane + lanes if plane * dtype.itemsize % PAGE == 0 else plane
 
 
-def _tiles(rows: int, columns: int, pitch: int, height: int, lanes: int) -> tuple[int, int, float]:
-    """Whether vectors are better taken from rows below each other than along them; how many tiles there are then.
+def _tilings(rows: int, columns: int, pitch: int, height: int, steps: int, lanes: int) -> tuple[float, float]:
+    """What tiles take that find their vectors along the rows of a plane, and what those with rows below each other do.
 
-    And what a step of such a tile takes.
+    Vectors that run on from row to row are written in parts.
     """
     vectors = PLANE_TILES[height]
     along = -(-((rows - 1) * pitch + columns) // (vectors * lanes))
     below = -(-rows // vectors) * -(-columns // lanes)
     time, below_time = (height * vectors * factor for factor in ((LOADING, SWEEPING) if height == 1 else (1.0, 1.0)))
-    return (1, below, below_time) if below * below_time <= along * time else (0, along, time)
+    writing = PART_COST * height * vectors
+    return along * (time * steps + writing + common.TILE_COST), below * (below_time * steps + common.TILE_COST)
 
 
 def rows_of(channels: int) -> list[tuple[int, int, int]]:
