@@ -25,6 +25,8 @@ PARTS_BYTES = 1024 * 1024
 FARTHEST = 4
 #: Independent pieces of work that a call is cut into where it is large enough: some for each of many threads.
 TASKS = 32
+#: Numbers of threads that such work should suit.
+THREADS = (1, 2, 4, 8, 16)
 #: Operations below which a call is over before a second thread has woken up.
 SERIAL_FLOPS = 4_000_000
 
@@ -133,11 +135,25 @@ def band(
     A row reads ``span`` rows of a slab, ``step`` of which are new, and as many ``other_bytes`` that no other row needs.
     Where a pixel reaches over very many rows, more than fit: each band packs all of those again.
     """
-    fit = (budget - (span - step) * row_bytes) // max(1, step * row_bytes + other_bytes)
-    fit = max(fit, span // (FARTHEST * step))
     bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
-    most = max(1, min(rows, fit, max(-(-rows // bands), 2)))
+    most = min(fitting(rows, step, span, row_bytes, other_bytes, budget), max(-(-rows // bands), 2))
     return -(-max(1, rows) // max(1, -(-rows // most)))  # as many bands, of equal height
+
+
+def fitting(rows: int, step: int, span: int, row_bytes: int, other_bytes: int = 0, budget: int = SLAB_BYTES) -> int:
+    """The same without a look at threads: at least one row."""
+    fit = (budget - (span - step) * row_bytes) // max(1, step * row_bytes + other_bytes)
+    return max(1, min(rows, max(fit, span // (FARTHEST * step))))
+
+
+def idling(g: Conv2dGeometry, tasks: int) -> float:
+    """How much longer threads take for so many equal tasks because some of them wait, the mean over numbers of threads.
+
+    A call that one thread makes alone has nobody to wait for.
+    """
+    if g.flops < SERIAL_FLOPS:
+        return 1.0
+    return sum(-(-tasks // threads) * threads / tasks for threads in THREADS) / len(THREADS)
 
 
 def shareable(parts: int) -> int:

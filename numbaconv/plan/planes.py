@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,8 @@ FEWEST_PARTS = 6
 #: A plane's size should not be a multiple of this: its pixels would compete with those of other planes for few places
 #: of the first cache.
 PAGE = 4096
-#: What it takes to write a vector in parts.
-PART_COST = 2
+#: What it takes to write a part of a vector, and to pack a vector.
+PART_COST, PACK_COST = 1.25, 3
 #: Times that a step of a tile with a single row takes longer than its multiply-adds, for it loads as much as it adds.
 LOADING = 2.0
 #: The same where what is loaded meets all taps of a column of the kernel.
@@ -48,14 +49,36 @@ def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
     g, lanes = work.g, simd.lanes(work.dtype)
     packing = _packing(work)
-    total = 0.0
-    for _, height, _ in rows_of(work.OCG):
-        for rows in work.rows:
-            for columns in work.columns:
-                steps = work.ICG * len(rows.taps) * len(columns.taps)
-                total += min(_tilings(rows.pixels, columns.pixels, packing.columns, height, steps, lanes))
     writing = {1: 0, 2: WIDEN_COST}.get(work.stride[1], STRIDE_COST)
-    return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, writing))
+    sums = _sums(work, packing, _height(work, packing))
+    return g.N * (sums * g.G + _reading(work, lanes) + _turning(work.target, lanes, writing))
+
+
+def _height(work: Correlation, packing: Packing) -> int:
+    """Rows of a band, as many as the cache holds or fewer: those that tiles cover best, and threads can share."""
+    g, most = work.g, work.pixels[0]
+    row = work.ICG * len(packing.remainders) * packing.columns * work.dtype.itemsize
+    tallest = common.fitting(most, 1, packing.span, row)
+    counts = range(-(-most // tallest), most + 1)
+    return min(
+        dict.fromkeys(-(-most // bands) for bands in counts),
+        key=lambda height: _sums(work, packing, height) * common.idling(g, g.N * g.G * -(-most // height)),
+        default=1,
+    )
+
+
+def _sums(work: Correlation, packing: Packing, height: int) -> float:
+    """What all tiles of a group of an image take, in bands of so many rows; and to pack what these have in common."""
+    lanes, total = simd.lanes(work.dtype), 0.0
+    for rows, columns in product(work.rows, work.columns):
+        steps = work.ICG * len(rows.taps) * len(columns.taps)
+        bands, left = divmod(rows.pixels, height)
+        for _, tile, _ in rows_of(work.OCG):
+            total += bands * min(_tilings(height, columns.pixels, packing.columns, tile, steps, lanes))
+            if left:
+                total += min(_tilings(left, columns.pixels, packing.columns, tile, steps, lanes))
+    again = (-(-work.pixels[0] // height) - 1) * (packing.span - 1)
+    return total + again * work.ICG * len(packing.remainders) * packing.columns / lanes * PACK_COST
 
 
 def weight_cost(work: Correlation) -> float:
@@ -90,7 +113,7 @@ def plan(work: Correlation) -> Plan:
     packing = _packing(work)
     most_rows, most_columns = work.pixels
     parts, columns = len(packing.remainders), packing.columns
-    height = band(g, most_rows, g.N * g.G, 1, packing.span, ICG * parts * columns * work.dtype.itemsize)
+    height = _height(work, packing)
     part = (height - 1 + packing.span) * columns
     plane = _plane(parts * part, work.dtype)
     rows = rows_of(work.OCG)
@@ -178,7 +201,7 @@ def _tilings(rows: int, columns: int, pitch: int, height: int, steps: int, lanes
     along = -(-((rows - 1) * pitch + columns) // (vectors * lanes))
     below = -(-rows // vectors) * -(-columns // lanes)
     time, below_time = (height * vectors * factor for factor in ((LOADING, SWEEPING) if height == 1 else (1.0, 1.0)))
-    writing = PART_COST * height * vectors
+    writing = PART_COST * height * vectors * (1 + lanes / pitch)
     return along * (time * steps + writing + common.TILE_COST), below * (below_time * steps + common.TILE_COST)
 
 
