@@ -79,7 +79,7 @@ def correlate_images(
     ----------
     numbers : int array
         An IMAGES.
-    steps : int array (steps, 1)
+    steps : int array (steps,)
         Where in a filter each weight lies, in the order in which they are packed.
     bands : int array (bands, 4)
         First target row, how many rows; first source row that they read, how many rows.

@@ -252,7 +252,7 @@ def pack_filters(w, start, s_row, steps, joined, packed, to, height, exist, lane
     if exist < height:
         clear(packed, to, len(steps) * height)
     for step in range(0, len(steps), joined):
-        source, target = start + steps[step, 0], to + step * height
+        source, target = start + steps[step], to + step * height
         if joined > 1:
             transpose_all(packed, target, height, w, source, s_row, exist, joined, lanes)
         else:

@@ -25,6 +25,8 @@ loaded meets all taps of a column of the kernel.
 
 from __future__ import annotations
 
+import numpy as np
+
 from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_planes, pack_weights, unpack_planes
 from numbaconv.kernels.records import read, record
@@ -88,7 +90,7 @@ def correlate_planes(
         A PLANES.
     remainders : int array (remainders, 2)
         The remainders of rows and columns that taps read.
-    steps : int array (steps, 2)
+    steps : int array (2, steps)
         Where in a filter a weight lies, and in the slab what it is multiplied by.
     runs : int array (runs, 3)
         The same steps, those together that read rows of a part below each other: the first of them, where in the slab
@@ -102,21 +104,21 @@ def correlate_planes(
     plan = read(numbers, PLANES)
     if stage != 1:
         for tile in share(plan.G * len(rows), thread, threads):
-            pack_weights(w, packed, plan, steps, rows, tile)
+            pack_weights(w, packed, plan, steps[0], rows, tile)
     if stage != 0:
-        _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, runs, phases, rows, thread, threads)
+        _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps[1], runs, phases, rows, thread, threads)
 
 
 @routine
-def _correlate_share(x, bias, y, packed, scratch, plan, remainders, steps, runs, phases, rows, thread, threads):
+def _correlate_share(x, bias, y, packed, scratch, plan, remainders, reads, runs, phases, rows, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
     for task in share(plan.tasks, thread, threads):
-        _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, runs, phases, rows, task)
+        _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, reads, runs, phases, rows, task)
 
 
 @inlined
-def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, runs, phases, rows, task):
+def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, reads, runs, phases, rows, task):
     """One task: a band of rows, all output channels of a group, all phases."""
     n = task // (plan.G * plan.bands)
     g = task // plan.bands % plan.G
@@ -134,21 +136,21 @@ def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, steps, r
             channel, to = g * plan.heights + rows[tile, 0], row + rows[tile, 0] * plan.y_c
             if plan.stacked and rows[tile, 1] == 1:
                 _correlate_plane(
-                    bias, y, to, packed, channel * len(steps), scratch, own, plan, runs, phases, phase, count, channel
+                    bias, y, to, packed, channel * len(reads), scratch, own, plan, runs, phases, phase, count, channel
                 )
             else:
                 _correlate_phase(
-                    bias, y, to, packed, scratch, own, plan, steps, phases, phase, count, channel, rows, tile
+                    bias, y, to, packed, scratch, own, plan, reads, phases, phase, count, channel, rows, tile
                 )
 
 
 @routine
 def _correlate_phase(
-    bias, y, target, packed, scratch, own, plan, steps, phases, phase, count, channel, rows, tile
+    bias, y, target, packed, scratch, own, plan, reads, phases, phase, count, channel, rows, tile
 ):  # fmt: skip
     """All pixels of one phase in ``count`` rows, for the output channels of one tile."""
     height, exist, columns = rows[tile, 1], rows[tile, 2], phases[phase, 3]
-    weights = channel * len(steps) + phases[phase, 4] * height
+    weights = channel * len(reads) + phases[phase, 4] * height
     vectors = _vectors(height)
     tiles = -(-((count - 1) * plan.columns + columns) // (vectors * plan.lanes))
     across = -(-columns // plan.lanes)
@@ -166,25 +168,25 @@ def _correlate_phase(
         if height == TALL:
             tile = fill(TALL, 2, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
                 exist,
             )  # fmt: skip
         elif height == MIDDLE:
             tile = fill(MIDDLE, 2, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
                 exist,
             )  # fmt: skip
         elif height == SHORT:
             tile = fill(SHORT, 4, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
                 exist,
             )  # fmt: skip
         else:
             tile = fill(1, 8, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count,
+                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
                 exist,
             )  # fmt: skip
         if plan.y_w * plan.out_w != 1:
@@ -225,7 +227,7 @@ def _correlate_plane(
 
 @device
 def _sum(
-    tile, y, target, packed, scratch, own, weights, height, plan, steps, phases, phase, row, column, count, exist
+    tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count, exist
 ):  # fmt: skip
     """Sum the tile that begins at a pixel of a phase, and write it.
 
@@ -235,8 +237,8 @@ def _sum(
     columns, vectors = phases[phase, 3], _vectors(height)
     source = own + row * plan.columns + column
     apart = plan.columns if plan.stacked else plan.lanes
-    for step in range(phases[phase, 4], phases[phase, 5]):
-        tile = outer(tile, packed, weights, 1, scratch, source + steps[step, 1], apart)
+    for step in range(np.uintp(phases[phase, 4]), np.uintp(phases[phase, 5])):
+        tile = outer(tile, packed, weights, 1, scratch, source + reads[step], apart)
         weights += height
     if plan.relu:
         tile = rectify(tile)

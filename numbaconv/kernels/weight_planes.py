@@ -75,7 +75,7 @@ def weight_gradient_planes(x, z, w, scratch, numbers, remainders, steps, rows, s
         A WEIGHT_PLANES.
     remainders : int array (remainders, 2)
         The remainders of rows and columns that taps read, (0, 0) first.
-    steps : int array (steps, 2)
+    steps : int array (2, steps)
         Where in a filter a weight lies, and in the slab what its gradient is made of.
     rows : int array (tiles, 3)
         First output channel of the tile's rows, how many rows it has, how many of them exist.
@@ -118,10 +118,10 @@ def _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, g, unit):
     for tile in range(len(rows)):
         height = rows[tile, 1]
         gradient = own + plan.gradient + rows[tile, 0] * plan.z_plane
-        to = sums + rows[tile, 0] * (len(steps) + len(steps) % 2) * plan.lanes
-        for step in range(0, len(steps), 2):
-            source = own + steps[step, 1]
-            apart = own + steps[min(step + 1, len(steps) - 1), 1] - source
+        to = sums + rows[tile, 0] * (steps.shape[1] + steps.shape[1] % 2) * plan.lanes
+        for step in range(0, steps.shape[1], 2):
+            source = own + steps[1, step]
+            apart = own + steps[1, min(step + 1, steps.shape[1] - 1)] - source
             _sum_tile(scratch, gradient, source, apart, to, plan, height)
             to += height * 2 * plan.lanes
 
@@ -154,15 +154,15 @@ def _unpack_sums(w, scratch, plan, steps, rows, tile):
     """Add up the parts of one tile's weights, then their lanes, and put them where they belong."""
     g, tile = tile // len(rows), tile % len(rows)
     first, height, exist = rows[tile, 0], rows[tile, 1], rows[tile, 2]
-    pairs = (len(steps) + 1) // 2
+    pairs = (steps.shape[1] + 1) // 2
     sums = g * plan.block + first * pairs * 2 * plan.lanes
     for part in range(1, plan.parts):
         for at in range(sums, sums + pairs * height * 2 * plan.lanes, plan.lanes):
             add(spread(1, 1, scratch, at + part * plan.G * plan.block), scratch, at, 0)
-    for step in range(len(steps)):
+    for step in range(steps.shape[1]):
         for row in range(exist):
             at = sums + ((step // 2 * height + row) * 2 + step % 2) * plan.lanes
             total = scratch[at]
             for lane in range(1, plan.lanes):
                 total += scratch[at + lane]
-            w[g * plan.w_group + (first + row) * plan.w_row + steps[step, 0]] = total
+            w[g * plan.w_group + (first + row) * plan.w_row + steps[0, step]] = total

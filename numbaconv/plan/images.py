@@ -172,7 +172,7 @@ def plan(work: Correlation) -> Plan:
         b_inner=b_loops[2], relu=int(work.relu), tasks=blocks * len(bands),
     )  # fmt: skip
     tables = (
-        table(steps, 1),
+        table(steps.ravel(), 0),
         table(bands, 4),
         table([(*pixel[:2], *rounds) for pixel, rounds in zip(rows.pixels, row_rounds, strict=True)], 4),
         table([(*pixel[:2], *rounds) for pixel, rounds in zip(columns.pixels, column_rounds, strict=True)], 4),

@@ -56,14 +56,12 @@ def cost(work: Correlation) -> float:
 
 def _height(work: Correlation, packing: Packing) -> int:
     """Rows of a band, as many as the cache holds or fewer: those that tiles cover best, and threads can share."""
-    g, most = work.g, work.pixels[0]
+    g, rows = work.g, max(1, work.pixels[0])
     row = work.ICG * len(packing.remainders) * packing.columns * work.dtype.itemsize
-    tallest = common.fitting(most, 1, packing.span, row)
-    counts = range(-(-most // tallest), most + 1)
+    fewest = -(-rows // common.fitting(rows, 1, packing.span, row))
     return min(
-        dict.fromkeys(-(-most // bands) for bands in counts),
-        key=lambda height: _sums(work, packing, height) * common.idling(g, g.N * g.G * -(-most // height)),
-        default=1,
+        {-(-rows // bands) for bands in range(fewest, min(rows, fewest + common.TASKS) + 1)},
+        key=lambda height: (_sums(work, packing, height) * common.idling(g, g.N * g.G * -(-rows // height)), -height),
     )
 
 
@@ -118,7 +116,7 @@ def plan(work: Correlation) -> Plan:
     plane = _plane(parts * part, work.dtype)
     rows = rows_of(work.OCG)
     steps, phases = _steps(work, packing, part, plane)
-    along, below = _tilings(height, most_columns, columns, rows[0][1], len(steps) // max(1, len(phases)), lanes)
+    along, below = _tilings(height, most_columns, columns, rows[0][1], steps.shape[1] // max(1, len(phases)), lanes)
     runs, phases = _runs(steps, phases, columns)
     heights = sum(tile for _, tile, _ in rows)
     # The last tile may hang over the end, and reads on from there.
@@ -129,8 +127,8 @@ def plan(work: Correlation) -> Plan:
     values = dict(
         G=g.G, ICG=ICG, OCG=work.OCG, IH=work.source.H, IW=work.source.W,
         **work.source.strides("x"), **work.target.strides("y"),
-        w_group=g.OCG * one, w_row=one if work.forward else channel, joined=_joined(steps[:, 0], ICG),
-        heights=heights, lanes=lanes, slabs=round_up(g.G * heights * len(steps), lanes), own=own, stage=stage,
+        w_group=g.OCG * one, w_row=one if work.forward else channel, joined=_joined(steps[0], ICG),
+        heights=heights, lanes=lanes, slabs=round_up(g.G * heights * steps.shape[1], lanes), own=own, stage=stage,
         bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
         rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
         out_h=work.stride[0], out_w=work.stride[1], stacked=int(below <= along), relu=int(work.relu),
@@ -152,7 +150,7 @@ def weight_plan(work: Correlation) -> Plan:
     steps, _ = _steps(work, packing, part, plane)
     rows = rows_of(work.OCG)
     heights = sum(tile for _, tile, _ in rows)
-    block = heights * round_up(len(steps), 2) * lanes
+    block = heights * round_up(steps.shape[1], 2) * lanes
     bands = -(-g.OH // height)
     fit = common.PARTS_BYTES // max(1, g.G * block * dtype.itemsize)
     parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
@@ -169,7 +167,7 @@ def weight_plan(work: Correlation) -> Plan:
         z_plane=z_plane, vectors=vectors, tasks=parts * g.G,
     )  # fmt: skip
     tables = (table(remainders, 2), steps, table(rows, 3))
-    fill = len(steps) < ICG * g.KH * g.KW
+    fill = steps.shape[1] < ICG * g.KH * g.KW
     zeros = True  # rows of the gradient are filled up
     return common.plan(weight_gradient_planes, WEIGHT_PLANES, values, tables, work, fill, zeros)
 
@@ -201,7 +199,7 @@ def _tilings(rows: int, columns: int, pitch: int, height: int, steps: int, lanes
     along = -(-((rows - 1) * pitch + columns) // (vectors * lanes))
     below = -(-rows // vectors) * -(-columns // lanes)
     time, below_time = (height * vectors * factor for factor in ((LOADING, SWEEPING) if height == 1 else (1.0, 1.0)))
-    writing = PART_COST * height * vectors * (1 + lanes / pitch)
+    writing = PART_COST * height * vectors * (1 + lanes / max(1, pitch))
     return along * (time * steps + writing + common.TILE_COST), below * (below_time * steps + common.TILE_COST)
 
 
@@ -234,7 +232,7 @@ def _steps(work: Correlation, packing: Packing, part: int, plane: int) -> tuple[
             last = first + len(steps[-1])
             phases.append((rows.first, rows.pixels, columns.first, columns.pixels, first, last))
             first = last
-    return np.ascontiguousarray(np.concatenate(steps)), phases
+    return np.ascontiguousarray(np.concatenate(steps).T), phases
 
 
 def _runs(
@@ -245,7 +243,7 @@ def _runs(
     with_runs = []
     for phase in phases:
         first, last = phase[4:6]
-        place = {offset: step for step, offset in enumerate(steps[first:last, 1].tolist(), first)}
+        place = {offset: step for step, offset in enumerate(steps[1, first:last].tolist(), first)}
         below = {step: place.get(offset + pitch) for offset, step in place.items()}
         apart = next((after - step for step, after in below.items() if after is not None), 0)
         begins = set(place.values()) - {after for step, after in below.items() if after == step + apart}
@@ -255,7 +253,7 @@ def _runs(
             while below[after] == after + apart:
                 length, after = length + 1, after + apart
             for taps in _summed(length):
-                runs.append((step, int(steps[step, 1]), taps))
+                runs.append((step, int(steps[1, step]), taps))
                 step += taps * apart
         with_runs.append((*phase, start, len(runs), apart))
     return runs, with_runs

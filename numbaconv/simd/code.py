@@ -83,8 +83,11 @@ class Code:
         """The addresses of some rows, as few registers can hold them.
 
         LLVM would count up every one of them in a register of its own. So the address of each fourth row is hidden from
-        it; those between are written as that one plus a register, which instructions can add themselves.
+        it; those between are written as that one plus a register, which instructions can add themselves. A distance
+        that is known when this is compiled is a part of the instruction.
         """
+        if isinstance(apart, ir.Constant):
+            return [self.pointer(first, p, apart) for p in range(rows)]
         hidden = ir.FunctionType(first.type, [first.type])
         pointers: list[Any] = []
         for p in range(rows):
