@@ -1,4 +1,4 @@
-"""How routines are compiled: as far as LLVM's intermediate code, which becomes machine code with a kernel's.
+"""How functions are compiled; routines as far as LLVM's intermediate code, which becomes machine code with a kernel's.
 
 Numba optimises every function and makes machine code of it before another may call it; the other is then optimised
 and translated with a copy of it inside, and so on upwards. What is three calls deep would go through LLVM four times,
@@ -7,12 +7,21 @@ for machine code that nobody runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numba
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import LoweringPass, register_pass
 from numba.core.typed_passes import NativeLowering
+
+from numbaconv import cache
+
+#: Options of every compiled function. ``nogil`` lets Python threads compute side by side; the numpy error model leaves
+#: out checks for divisions by zero; ``fastmath`` stays off, for it would make results depend on the compiler's mood.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
 
 
 class _Library(JITCodeLibrary):
@@ -53,3 +62,36 @@ class Linked(CompilerBase):
         passes.add_pass_after(_Registration, NativeLowering)
         passes.finalize()
         return [passes]
+
+
+def compiled(function: Callable[..., Any], allocates: bool = False) -> Any:
+    """Decorator for a function that is called from Python, and runs in the calling thread.
+
+    Where it ``allocates`` nothing, it need not count who holds its arguments, which would take half of a short call.
+    """
+    return cache.keep(numba.njit(no_cfunc_wrapper=True, _nrt=allocates, **OPTIONS)(function))
+
+
+#: Decorator for what kernels are made of and takes vectors or constants: Numba inlines it, which takes it a while.
+device = numba.njit(inline="always", **OPTIONS)
+
+
+def routine(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a step that is too large to be inlined everywhere; called from kernels only.
+
+    It allocates nothing, so it need not count who holds an array: that would lock the memory bus at every call.
+    """
+    return numba.njit(_nrt=False, pipeline_class=Linked, **OPTIONS)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a routine that LLVM inlines."""
+    return numba.njit(_nrt=False, forceinline=True, pipeline_class=Linked, **OPTIONS)(function)
+
+
+def address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:
+    """Where the machine code of a compiled function is."""
+    with global_compiler_lock:  # to ask for an address makes LLVM finish whatever another thread has begun
+        dispatcher.compile(signature)
+        code = dispatcher.overloads[signature]
+        return code.library.get_pointer_to_function(code.fndesc.llvm_func_name)

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import CACHE_LINE
-from numbaconv.jit import ALL, Kernel, Note, loop_address, play
+from numbaconv.jit import ALL, Kernel, Note, play
 from numbaconv.memory import Pool
+from numbaconv.team import COLUMNS, RELAX, loop_address, team_size
 from numbaconv.threads import launch, needs_python
 
 
@@ -86,7 +87,8 @@ class _Run:
     def __init__(self) -> None:
         self._notes: list[Note] = []
         self._calls: list[tuple[int, ...]] = []
-        self._table, self._loop = np.empty((0, 5), np.int64), loop_address()
+        self._table, self._state = np.empty((0, COLUMNS), np.int64), np.empty(0, np.int64)
+        self._loop = loop_address()
 
     def append(self, note: Note, first: int, last: int, threads: int) -> None:
         self._notes.append(note)
@@ -95,7 +97,8 @@ class _Run:
     def __call__(self) -> None:
         if len(self._table) < len(self._calls):
             self._table = np.array(self._calls, np.int64)
-        play(self._loop, self._table)
+            self._state = np.empty(team_size(self._table[:, -1].max()), np.int64)
+        play(self._loop, RELAX, self._table, self._state)
 
 
 class Recorder:
