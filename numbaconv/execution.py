@@ -16,7 +16,7 @@ from numbaconv.kernels.pooling import Windows
 from numbaconv.memory import flat, flat_image, flat_view, scratch
 from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, Forms, Plan, weight_gradient_plan
-from numbaconv.threads import act, expect, launch, launch_light, threads_for
+from numbaconv.threads import act, expect, for_team, launch, launch_light, threads_for
 
 #: Of a max pooling, the pixel that has won each window, flat, and the windows.
 Pooling: TypeAlias = tuple[np.ndarray, Windows]
@@ -184,7 +184,7 @@ def _held(plan: Plan, packed: PackedWeight | None) -> np.ndarray | None:
 
 def _memory(plan: Plan, dtype: np.dtype, threads: int | None) -> tuple[int, np.ndarray]:
     """On how many threads to run a plan, 0 if there is nothing to do, and the scratch memory for that."""
-    threads = threads or threads_for(plan.threads)
+    threads = threads or threads_for(plan.team if for_team() else plan.threads)
     return threads, scratch(dtype, plan.shared + threads * plan.own)
 
 

@@ -126,6 +126,11 @@ def expect(found: np.ndarray) -> None:
         recorder.note_expected(found)
 
 
+def for_team() -> bool:
+    """Whether what is launched now is noted, to be launched again by a team of threads that are there already."""
+    return getattr(_watched, "recorder", None) is not None
+
+
 def needs_python(threads: int) -> bool:
     """Whether a launch on so many threads is to be made by :func:`launch` alone, which knows when it is its turn."""
     return numba.config.DISABLE_JIT or (threads > 1 and not (_launched and numba.threading_layer() != "workqueue"))

@@ -439,13 +439,13 @@ ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @contextmanager
 def everything_in_parallel() -> Iterator[None]:
     """No convolution is too small to be cut into bands and spread over threads."""
-    before = common.SERIAL_FLOPS
-    common.SERIAL_FLOPS = 0
+    before = common.SERIAL_FLOPS, common.TEAM_FLOPS
+    common.SERIAL_FLOPS = common.TEAM_FLOPS = 0
     forget_plans()
     try:
         yield
     finally:
-        common.SERIAL_FLOPS = before
+        common.SERIAL_FLOPS, common.TEAM_FLOPS = before
         forget_plans()
 
 

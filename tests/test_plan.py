@@ -426,8 +426,14 @@ def test_work_of_a_large_case_is_shared_and_of_a_small_one_is_not(form: str) -> 
     large = Conv2dGeometry.forward((1, channels, 56, 56), (channels, channels // groups, 3, 3), groups=groups)
     small = Conv2dGeometry.forward((1, 3, 8, 8), (3, 3 // few, 3, 3), groups=few)
     with only(form):
-        assert all(plan.threads >= 8 for _, plan in plans(Case(large, np.dtype(np.float32))))
-        assert all(plan.threads == 1 for _, plan in plans(Case(small, np.dtype(np.float32))))
+        assert all(min(plan.threads, plan.team) >= 8 for _, plan in plans(Case(large, np.dtype(np.float32))))
+        assert all(plan.threads == plan.team == 1 for _, plan in plans(Case(small, np.dtype(np.float32))))
+
+
+def test_a_team_shares_work_for_which_threads_are_not_called() -> None:
+    g = Conv2dGeometry.forward((1, 16, 32, 32), (32, 16, 3, 3), 2, 1)
+    with only("channels"):
+        assert all(plan.threads == 1 < 2 <= plan.team for _, plan in plans(Case(g, np.dtype(np.float32))))
 
 
 def test_what_reaches_far_is_not_computed_along_images() -> None:

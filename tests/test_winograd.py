@@ -107,6 +107,7 @@ def exactly(dtype: np.dtype, size: int) -> np.ndarray:
 def test_all_passes_agree_in_both_orders_of_work_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numbaconv.execution.scratch", exactly)
     monkeypatch.setattr("numbaconv.plan.common.SERIAL_FLOPS", 0)
+    monkeypatch.setattr("numbaconv.plan.common.TEAM_FLOPS", 0)
     assert memory.scratch is not exactly
     rng = np.random.default_rng(1)
     threads = numbaconv.get_num_threads()

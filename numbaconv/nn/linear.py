@@ -23,7 +23,7 @@ from numbaconv.nn.module import Module
 from numbaconv.plan import common
 from numbaconv.plan.common import round_up
 from numbaconv.simd import lanes
-from numbaconv.threads import launch, launch_light, threads_for
+from numbaconv.threads import for_team, launch, launch_light, threads_for
 
 #: So many rows are fewer than what packing the weights pays for.
 _FEW_ROWS = 8
@@ -129,7 +129,8 @@ def _product(a: np.ndarray, b: np.ndarray, shape: tuple[int, int], steps: int, a
 
 def _threads(products: int, tasks: int) -> int:
     """How many threads are to share so many tasks."""
-    return threads_for(tasks) if 2 * products >= common.SERIAL_FLOPS else 1
+    least = common.TEAM_FLOPS if for_team() else common.SERIAL_FLOPS
+    return threads_for(tasks) if 2 * products >= least else 1
 
 
 @lru_cache(maxsize=256)

@@ -27,8 +27,8 @@ FARTHEST = 4
 TASKS = 32
 #: Numbers of threads that such work should suit.
 THREADS = (1, 2, 4, 8, 16)
-#: Operations below which a call is over before a second thread has woken up.
-SERIAL_FLOPS = 4_000_000
+#: Operations below which a call is over before a second thread has woken up, and where that is awake and waits for it.
+SERIAL_FLOPS, TEAM_FLOPS = 4_000_000, 2_000_000
 
 # Costs, in the time of one vector's multiply-add. They were measured; only how they compare matters.
 #: To begin a tile, and to write it.
@@ -49,6 +49,8 @@ class Plan:
     own: int
     #: How many threads may share the work; 0 if there is none.
     threads: int
+    #: The same for a team, which need not be called.
+    team: int
     #: Some elements of the result are reached by no tap, and must be filled before the kernel runs.
     fill: bool
     #: Weights, or gradients of them, meet zeros that are in no array: those of padding, say. 0 * inf is NaN.
@@ -99,7 +101,8 @@ def plan(
         tables,
         shared=values["slabs"],
         own=values["own"],
-        threads=threads(work.g, values["tasks"]),
+        threads=threads(work.g, values["tasks"], SERIAL_FLOPS),
+        team=threads(work.g, values["tasks"], TEAM_FLOPS),
         fill=fill,
         zeros=zeros,
         no_bias=np.zeros(bias, work.dtype),
@@ -116,14 +119,14 @@ def merged(g: Conv2dGeometry, dtype: np.dtype, budget: int = SLAB_BYTES) -> Conv
     if (g.KH, g.KW, g.SH, g.SW) != (1, 1, 1, 1) or (g.OH, g.OW) != (g.IH, g.IW):
         return g
     fit = budget // (max(g.IC, g.OC) * g.IW * dtype.itemsize)
-    most = min(fit, g.IH if g.flops < SERIAL_FLOPS else g.IH * g.N // TASKS)
+    most = min(fit, g.IH if g.flops < TEAM_FLOPS else g.IH * g.N // TASKS)
     rows = max((rows for rows in range(1, most + 1) if g.IH % rows == 0), default=1)
     return replace(g, IH=g.IH // rows, OH=g.OH // rows, IW=g.IW * rows, OW=g.OW * rows)
 
 
-def threads(g: Conv2dGeometry, tasks: int) -> int:
-    """How many threads may share so many tasks."""
-    return min(tasks, 1) if g.flops < SERIAL_FLOPS else tasks
+def threads(g: Conv2dGeometry, tasks: int, flops: int) -> int:
+    """How many threads may share so many tasks, where that pays from so many operations on."""
+    return min(tasks, 1) if g.flops < flops else tasks
 
 
 def band(
@@ -135,7 +138,7 @@ def band(
     A row reads ``span`` rows of a slab, ``step`` of which are new, and as many ``other_bytes`` that no other row needs.
     Where a pixel reaches over very many rows, more than fit: each band packs all of those again.
     """
-    bands = 1 if g.flops < SERIAL_FLOPS else -(-TASKS // images)
+    bands = 1 if g.flops < TEAM_FLOPS else -(-TASKS // images)
     most = min(fitting(rows, step, span, row_bytes, other_bytes, budget), max(-(-rows // bands), 2))
     return -(-max(1, rows) // max(1, -(-rows // most)))  # as many bands, of equal height
 
