@@ -38,6 +38,9 @@ class Call(NamedTuple):
     plan: Plan
     geometry: Conv2dGeometry
     channels: int  # of a bias
+    no_bias: np.ndarray  # flat
+    run: Callable[..., None]  # the kernel, compiled, and its last arguments, where one thread goes through all of it
+    last: tuple[Any, ...]
 
     def correlate(
         self, source: np.ndarray, weight: Any, bias: np.ndarray | None = None, out: np.ndarray | None = None
@@ -53,7 +56,7 @@ class Call(NamedTuple):
         held = None if packed is None else packed._find(plan)
         if result is None or (packed is not None and held is None):
             return None
-        b = plan.no_bias.reshape(-1) if bias is None else filled_bias(bias, plan.no_bias)
+        b = self.no_bias if bias is None else filled_bias(bias, plan.no_bias)
         threads, memory = self._prepare()
         arrays = source.reshape(-1), w, b, result.reshape(-1), memory if held is None else held, memory
         self._run(threads, plan.stages(threads) if held is None else plan.kernel.stages[1:], arrays)
@@ -90,11 +93,10 @@ class Call(NamedTuple):
 
     def _run(self, threads: int, stages: range | None, arrays: tuple[np.ndarray, ...]) -> None:
         """Run the kernel; on one thread without what a launch looks at before, for the sake of tiny calls."""
-        plan = self.plan
         if threads == 1 and stages is None:
-            plan.kernel.run(*arrays, *plan.arguments, ALL, 0, 1)
+            self.run(*arrays, *self.last)
         else:
-            launch(plan.kernel, threads, *arrays, *plan.arguments, stages=stages)
+            launch(self.plan.kernel, threads, *arrays, *self.plan.arguments, stages=stages)
 
 
 _calls: dict[tuple[Any, ...], Call] = {}
@@ -145,7 +147,8 @@ def remember(
         if plan.zeros:  # so that it is compiled now: not when the call comes again, and there may be no memory for that
             all_finite(np.empty(0, result.dtype))
         channels = result.shape[geometry.layout.index("C")]
-        _calls[key] = Call(result.shape, result.dtype, plan, geometry, channels)
+        no_bias, last = plan.no_bias.reshape(-1), (*plan.arguments, ALL, 0, 1)
+        _calls[key] = Call(result.shape, result.dtype, plan, geometry, channels, no_bias, plan.kernel.run, last)
 
 
 def forget() -> None:
