@@ -36,8 +36,9 @@ from numbaconv.simd.cpu import CACHE_LINE
 #: Numbers that a call takes in a table: the address of a function that is called, that of what it is told first, the
 #: first stage, the one behind the last, and how many shares each has.
 COLUMNS = 5
-#: Looks at what the others do before their shares are taken over: longer than they take to come.
-PATIENCE = 500
+#: Looks at what the others do before their shares are taken over: longer than they take to come. And before the
+#: processor is given to somebody else, who may keep it for milliseconds.
+PATIENCE, LONG = 500, 5_000
 #: Integers from a number of the team's state to the next.
 _LINE = CACHE_LINE // 8
 
@@ -197,13 +198,13 @@ def _play(relax, table, calls, state, member):  # type: ignore[no-untyped-def]
             looks, is_last = 0, k + 1 == calls and stage + 1 == end  # at the end of the loop, Numba waits
             while not is_last and _see(state, 0) < done:
                 looks += 1
-                if looks < PATIENCE:
-                    _pause()
-                    continue
                 if looks == PATIENCE:
                     for number in range(count):
                         _do(share, told, stage, number, count, state, step)
-                _relax(relax)
+                if looks < LONG:
+                    _pause()
+                else:
+                    _relax(relax)
 
 
 @inlined
