@@ -110,10 +110,12 @@ class Recorder:
         What was done, but for what outlives a pass.
     lasting : Program
         What outlives it.
+    shared : bool
+        Whether there was a launch on several threads.
     """
 
     def __init__(self, memory: Reserved) -> None:
-        self.program, self.lasting = Program(), Program()
+        self.program, self.lasting, self.shared = Program(), Program(), False
         self._memory = memory
         self._expected: list[np.ndarray] = []
 
@@ -128,6 +130,7 @@ class Recorder:
     def note(self, kernel: Kernel, threads: int, arguments: tuple[Any, ...], stages: range | None) -> None:
         """A launch."""
         program = self.lasting if kernel.lasting else self.program
+        self.shared = self.shared or threads > 1
         if needs_python(threads):
             program.append_call(partial(launch, kernel, threads, *arguments, stages=stages))
             return

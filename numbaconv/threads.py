@@ -86,10 +86,15 @@ def launch(kernel: Kernel, threads: int, *arguments: Any, stages: range | None =
     a thread of somebody's parallel loop, which can't wait for the end of that loop, computes alone. Which layer is in
     use is known only after the first launch.
     """
-    global _launched
+    _run(kernel, threads, arguments, stages)
     recorder = getattr(_watched, "recorder", None)
-    if recorder is not None:
+    if recorder is not None:  # by now it is known which layer is in use
         recorder.note(kernel, threads, arguments, stages)
+
+
+def _run(kernel: Kernel, threads: int, arguments: tuple[Any, ...], stages: range | None) -> None:
+    """Run it at once."""
+    global _launched
     if threads == 1 and stages is None:
         kernel.run(*arguments, ALL, 0, 1)
         return
@@ -127,8 +132,12 @@ def expect(found: np.ndarray) -> None:
 
 
 def for_team() -> bool:
-    """Whether what is launched now is noted, to be launched again by a team of threads that are there already."""
-    return getattr(_watched, "recorder", None) is not None
+    """Whether what is launched now is noted, to be launched again by a team of threads that are at work already.
+
+    Where there is none, one thread has all data in its cache, and others would have to fetch it from there.
+    """
+    recorder = getattr(_watched, "recorder", None)
+    return recorder is not None and recorder.shared
 
 
 def needs_python(threads: int) -> bool:
@@ -138,6 +147,9 @@ def needs_python(threads: int) -> bool:
 
 class Watch(Protocol):
     """What is told what the calling thread does."""
+
+    #: Whether there was a launch on several threads.
+    shared: bool
 
     def note(self, kernel: Kernel, threads: int, arguments: tuple[Any, ...], stages: range | None) -> None:
         """A launch."""

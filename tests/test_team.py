@@ -91,3 +91,26 @@ def test_a_single_launch_goes_through_its_stages_together() -> None:
         for _ in range(50):
             chain.parallel(range(2), count, a, b)
         assert a.tolist() + b.tolist() == in_order([count] * 50, SEVERAL)
+
+
+FIRST = """
+import numpy as np
+from numbaconv.recording import Recorder, Reserved, _Run
+from numbaconv.threads import launch, watched
+from test_team import chain
+recorder, arrays = Recorder(Reserved()), (np.zeros(2, np.int64), np.zeros(2, np.int64))
+with watched(recorder):
+    launch(chain, 1, *arrays)
+    assert not recorder.shared
+    launch(chain, 2, *arrays)
+    assert recorder.shared
+assert [type(run) for run in recorder.program._runs] == [_Run]
+"""
+
+
+@needs_two
+@pytest.mark.skipif(not has_layer("omp"), reason="not installed")
+def test_the_first_launch_on_threads_is_played_by_a_team_too() -> None:
+    # Which layer is in use, and whether it may be entered without Python, is known only after it.
+    result = run_python("-c", FIRST, NUMBA_THREADING_LAYER="omp", timeout=WAIT)
+    assert result.returncode == 0, result.stderr[-4000:]

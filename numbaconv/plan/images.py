@@ -323,7 +323,7 @@ def _rows_that_fit(work: Correlation, width: int, most: int) -> int:
 def _bands(work: Correlation, rows: Reads, width: int, blocks: int) -> list[tuple[int, int, int, int]]:
     """Bands of target rows: the first and how many; the first source row that they read, and how many."""
     H = work.target.H
-    cuts = 1 if work.g.flops < common.TEAM_FLOPS else -(-TASKS // blocks)
+    cuts = 1 if work.g.flops < common.SERIAL_FLOPS else -(-TASKS // blocks)
     most = max(1, min(-(-H // cuts), _rows_that_fit(work, width, TURNED_BYTES)))
     cuts = -(-H // most)
     bands = []
