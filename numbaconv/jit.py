@@ -166,11 +166,11 @@ def _share_out(loop, relax, address, memory, first, last, threads, *arguments): 
 
 
 @compiled
-def play(loop, relax, calls, state):  # type: ignore[no-untyped-def]
-    """Make the calls of a table (calls, COLUMNS), in order; ``state`` has :func:`numbaconv.team.team_size` elements."""
-    threads = 1
-    for k in range(len(calls)):
-        threads = max(threads, calls[k, 4])
+def play(loop, relax, calls, state, threads):  # type: ignore[no-untyped-def]
+    """Make the calls of a table (calls, COLUMNS), in order, by a team of as many threads as any of them has shares.
+
+    ``state`` has :func:`numbaconv.team.team_size` elements.
+    """
     if threads > 1:
         go_through(loop, relax, calls.ctypes.data, len(calls), state.ctypes.data, threads)
     else:

@@ -88,17 +88,18 @@ class _Run:
         self._notes: list[Note] = []
         self._calls: list[tuple[int, ...]] = []
         self._table, self._state = np.empty((0, COLUMNS), np.int64), np.empty(0, np.int64)
-        self._loop = loop_address()
+        self._loop, self._threads = loop_address(), 1
 
     def append(self, note: Note, first: int, last: int, threads: int) -> None:
         self._notes.append(note)
         self._calls.append((note.share, note.memory.ctypes.data, first, last, threads))
+        self._threads = max(self._threads, threads)
 
     def __call__(self) -> None:
         if len(self._table) < len(self._calls):
             self._table = np.array(self._calls, np.int64)
-            self._state = np.empty(team_size(self._table[:, -1].max()), np.int64)
-        play(self._loop, RELAX, self._table, self._state)
+            self._state = np.empty(team_size(self._threads), np.int64)
+        play(self._loop, RELAX, self._table, self._state, self._threads)
 
 
 class Recorder:

@@ -109,8 +109,9 @@ assert [type(run) for run in recorder.program._runs] == [_Run]
 
 
 @needs_two
-@pytest.mark.skipif(not has_layer("omp"), reason="not installed")
 def test_the_first_launch_on_threads_is_played_by_a_team_too() -> None:
+    if not has_layer("omp"):
+        pytest.skip("not installed")
     # Which layer is in use, and whether it may be entered without Python, is known only after it.
     result = run_python("-c", FIRST, NUMBA_THREADING_LAYER="omp", timeout=WAIT)
     assert result.returncode == 0, result.stderr[-4000:]

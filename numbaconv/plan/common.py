@@ -101,8 +101,7 @@ def plan(
         tables,
         shared=values["slabs"],
         own=values["own"],
-        threads=threads(work.g, values["tasks"], SERIAL_FLOPS),
-        team=threads(work.g, values["tasks"], TEAM_FLOPS),
+        **sharing(work.g, values["tasks"]),
         fill=fill,
         zeros=zeros,
         no_bias=np.zeros(bias, work.dtype),
@@ -124,9 +123,10 @@ def merged(g: Conv2dGeometry, dtype: np.dtype, budget: int = SLAB_BYTES) -> Conv
     return replace(g, IH=g.IH // rows, OH=g.OH // rows, IW=g.IW * rows, OW=g.OW * rows)
 
 
-def threads(g: Conv2dGeometry, tasks: int, flops: int) -> int:
-    """How many threads may share so many tasks, where that pays from so many operations on."""
-    return min(tasks, 1) if g.flops < flops else tasks
+def sharing(g: Conv2dGeometry, tasks: int) -> dict[str, int]:
+    """How many threads may share so many tasks, as a plan says it."""
+    least = {"threads": SERIAL_FLOPS, "team": TEAM_FLOPS}
+    return {name: min(tasks, 1) if g.flops < flops else tasks for name, flops in least.items()}
 
 
 def band(

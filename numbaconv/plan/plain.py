@@ -44,5 +44,4 @@ def _plan(kernel: Kernel, work: Correlation, x: Side, y: Side, tasks: int, bias:
         w_oc=one, w_ic=channel, w_kh=row, w_kw=column, relu=int(work.relu),
     )  # fmt: skip
     no_bias = np.zeros((1, bias), work.dtype)
-    threads, team = (common.threads(g, tasks, flops) for flops in (common.SERIAL_FLOPS, common.TEAM_FLOPS))
-    return Plan(kernel, numbers, (), 0, 0, threads, team, fill=False, zeros=False, no_bias=no_bias)
+    return Plan(kernel, numbers, (), 0, 0, **common.sharing(g, tasks), fill=False, zeros=False, no_bias=no_bias)

@@ -67,11 +67,11 @@ def _height(work: Correlation, packing: Packing) -> int:
 
 def _sums(work: Correlation, packing: Packing, height: int) -> float:
     """What all tiles of a group of an image take, in bands of so many rows; and to pack what these have in common."""
-    lanes, total = simd.lanes(work.dtype), 0.0
+    lanes, total, tiles = simd.lanes(work.dtype), 0.0, rows_of(work.OCG)
     for rows, columns in product(work.rows, work.columns):
         steps = work.ICG * len(rows.taps) * len(columns.taps)
         bands, left = divmod(rows.pixels, height)
-        for _, tile, _ in rows_of(work.OCG):
+        for _, tile, _ in tiles:
             total += bands * min(_tilings(height, columns.pixels, packing.columns, tile, steps, lanes))
             if left:
                 total += min(_tilings(left, columns.pixels, packing.columns, tile, steps, lanes))
