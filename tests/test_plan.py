@@ -30,14 +30,14 @@ from hypothesis import strategies as st
 from walks import CHECKS, assert_rows_cover, record
 
 import numbaconv
-from numbaconv import conv2d_output_size
+from numbaconv import conv2d_output_size, simd
 from numbaconv import plan as planning
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.correlation import correlate
+from numbaconv.kernels.correlation import correlate, correlate_three
 from numbaconv.kernels.depthwise import PIXELS, correlate_depthwise
 from numbaconv.kernels.images import correlate_images
 from numbaconv.kernels.planes import correlate_planes
-from numbaconv.kernels.tiles import HEIGHTS
+from numbaconv.kernels.tiles import HEIGHTS, SLIDING_HEIGHTS
 from numbaconv.kernels.weight_depthwise import weight_gradient_depthwise
 from numbaconv.kernels.weight_gradient import weight_gradient
 from numbaconv.kernels.weight_images import weight_gradient_images
@@ -84,7 +84,7 @@ each_form = pytest.mark.parametrize("form", FORMS)
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
-SETS = [HEIGHTS, (14, 8, 4), (6, 4, 2), (8,), (4,)]
+SETS = [HEIGHTS, *SLIDING_HEIGHTS.values(), (14, 8, 4), (6, 4, 2), (8,), (4,)]
 COUNTS = [*range(1, 300), 500, 999, 1000, 1001, 12345]
 
 
@@ -123,6 +123,24 @@ def test_a_long_row_has_many_tiles_and_is_planned_at_once() -> None:
     tiles = cover(1_000_000, 2)
     assert sum(exist for *_, exist in tiles) == 1_000_000
     assert len(tiles) < 2 + 1_000_000 / max(HEIGHTS) + max(HEIGHTS)
+
+
+def test_taps_are_summed_together_where_they_reach_neighbours() -> None:
+    def kernel(image: tuple[int, ...], weight: tuple[int, ...], *parameters: Any) -> Any:
+        with only("channels"):
+            g = Conv2dGeometry.forward(image, weight, *parameters, layout="NHWC")
+            return forward_plan(g, np.dtype(np.float32), "NHWC", "NHWC", direct()).kernel
+
+    lanes = simd.lanes(np.float32)
+    image = 1, 9, 18, 8  # NHWC, of 8 or 16 output columns
+    for filters in (lanes, 2 * lanes, 3 * lanes + 1):
+        assert kernel(image, (filters, 3, 3, 8)) is correlate_three
+    assert kernel(image, (3 * lanes, 3, 3, 8)) is correlate  # blocks of two widths
+    for stride, padding, dilation in ((1, 0, 2), (2, 1, 1), (1, 1, (1, 2))):
+        assert kernel(image, (lanes, 3, 3, 8), stride, padding, dilation) is correlate
+    assert kernel(image, (lanes, 3, 3, 8), (2, 1), 0, (3, 1)) is correlate_three  # rows do not matter
+    for taps in ((1, 1), (3, 1), (3, 2), (5, 5)):
+        assert kernel(image, (lanes, *taps, 8)) is correlate
 
 
 def test_tiles_of_depthwise_rows_never_hang_over() -> None:
@@ -294,6 +312,14 @@ KERNELS = {
 }
 
 
+def kernels(form: Any, name: str) -> tuple[Any, ...]:
+    """The kernels of a form for a pass of this name."""
+    correlation, gradient = KERNELS[form]
+    if name == "weight gradient":
+        return (gradient,)
+    return (correlation, correlate_three) if form is channels else (correlation,)
+
+
 @pytest.mark.parametrize("algorithm", ["direct", "auto"])
 def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     forms = [Priced(form) for form in planning.FORMS[algorithm] if form in KERNELS]
@@ -318,7 +344,7 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
             if (g.KH, g.KW) not in ((3, 3), (5, 5)) or (g.SH, g.SW) != (1, 1) or max(g.DH, g.DW) > 4:
                 assert set(costs[4:]) <= {math.inf}, said
             best = forms[costs.index(min(costs))].form  # the first of equals
-            assert plan.kernel is KERNELS[best][name == "weight gradient"], said
+            assert plan.kernel in kernels(best, name), said
             taken[best.__name__, name] += 1
     assert len(taken) == 3 * len(forms), f"some form is never the cheapest one: {taken}"
 
@@ -328,7 +354,7 @@ def test_a_form_can_be_forced(form: str) -> None:
     module = winograd if form in WINOGRAD else FORMS[form][0]
     with only(form):
         for case in random_cases(9, 20, 20_000, FLOATS, form=form):
-            assert all(plan.kernel is KERNELS[module][name == "weight gradient"] for name, plan in plans(case))
+            assert all(plan.kernel in kernels(module, name) for name, plan in plans(case))
 
 
 @pytest.mark.parametrize("form", WINOGRAD)

@@ -20,7 +20,8 @@ from cases import INTERPRETED, run_python
 
 from numbaconv import nn, simd
 from numbaconv.kernels.depthwise import PIXELS, SHARED
-from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES
+from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES, THREE
+from numbaconv.kernels.tiles import SLIDING_HEIGHTS as TRAILS
 from numbaconv.kernels.weight_depthwise import WINDOW_SIZES
 from numbaconv.simd import (
     add,
@@ -51,6 +52,7 @@ from numbaconv.simd import (
     stencil_within,
     store,
     sweep,
+    trail,
     transpose,
     trim,
     turn,
@@ -377,6 +379,62 @@ def test_sweep_means_what_it_says(way: Callable, taps: int, height: int, dtype: 
             wanted[p * size + lane] = b[7 + 3 * p + lane] + sum(products)
         way(sweeping(height, taps))(a, i, pitch, b, j, b_pitch, got)
         np.testing.assert_array_equal(got, wanted)
+
+
+@cache
+def trailing(height: int, vectors: int, taps: int) -> Callable:
+    """A function that adds an outer product for each of ``taps``, on top of a tile that is not zero."""
+    joined = (1,) * taps
+
+    @numba.njit
+    def by_trail(a, i, pitch, b, j, b_pitch, apart, to):
+        tile = trail(spread(height, vectors, b, 7), a, i, pitch, b, j, b_pitch, apart, joined)
+        store(tile, to, 0, vectors * lanes_of(to), lanes_of(to))
+
+    return by_trail
+
+
+@each_dtype
+@pytest.mark.parametrize(("height", "vectors"), [(1, 2), (2, 1), (5, 1), *((h, v) for v in (1, 2) for h in TRAILS[v])])
+@pytest.mark.parametrize("taps", [1, 2, len(THREE)])
+@each_way
+def test_trail_means_what_it_says(way: Callable, taps: int, height: int, vectors: int, dtype: Any) -> None:
+    a, b, to = buffers(dtype)
+    size = lanes(dtype)
+    lane = np.arange(size)
+    for i, pitch, j, b_pitch, apart in (
+        (0, 1, 0, size, size),
+        (3, 7, 11, 90, size + 5),
+        (9, 0, 2, 0, 0),
+        (500, -9, 900, -3, -8),
+    ):
+        wanted, got = to.copy(), to.copy()
+        for p, v in product(range(height), range(vectors)):
+            products = [a[i + (p + k) * pitch] * b[j + k * b_pitch + v * apart + lane] for k in range(taps)]
+            wanted[(p * vectors + v) * size + lane] = b[7 + v * size + lane] + sum(products)
+        way(trailing(height, vectors, taps))(a, i, pitch, b, j, b_pitch, apart, got)
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(("height", "vectors"), [(TRAILS[1][0], 1), (TRAILS[2][0], 2)])
+def test_trail_adds_tap_after_tap(height: int, vectors: int) -> None:
+    # Rounding shows the order of a sum: the same for every row, so that it does not matter which tile a pixel is in.
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(SIZE).astype(np.float32) for _ in range(2))
+    size = lanes(np.float32)
+    one, other = np.zeros((2, height * vectors * size), np.float32)
+    trailing(height, vectors, 3)(a, 5, 3, b, 9, 100, size, one)
+
+    @numba.njit
+    def by_outer(to):
+        tile = spread(height, vectors, b, 7)
+        for k in range(3):
+            tile = outer(tile, a, 5 + k * 3, 3, b, 9 + k * 100, lanes_of(to))
+        store(tile, to, 0, vectors * lanes_of(to), lanes_of(to))
+
+    by_outer(other)
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.compiled
@@ -924,6 +982,8 @@ def test_lanes_fill_a_vector() -> None:
         assert lanes(np.dtype(dtype)) == lanes(dtype)
     for height in HEIGHTS:  # two vectors a row, the two that they are multiplied with, and a broadcast
         assert height * 2 + 3 <= simd.VECTOR_REGISTERS
+    for vectors, heights in TRAILS.items():  # the vectors of three taps
+        assert max(heights) * vectors + len(THREE) * vectors + 1 <= simd.VECTOR_REGISTERS
 
 
 HASWELL = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+f16c,+lzcnt,+movbe"

@@ -18,7 +18,7 @@ from cases import FORMS, Arrays, Case, Results, everything_in_parallel, only, ra
 import numbaconv
 from numbaconv import threads
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.correlation import correlate
+from numbaconv.kernels.correlation import correlate, correlate_three
 from numbaconv.kernels.images import correlate_images
 from numbaconv.kernels.planes import correlate_planes
 from numbaconv.kernels.weight_gradient import weight_gradient
@@ -138,6 +138,7 @@ def parallel_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     kernels = correlate, weight_gradient, correlate_planes, weight_gradient_planes, correlate_images
     for kernel in (*kernels, weight_gradient_images):
         monkeypatch.setattr(kernel, "parallel", spy(kernel.name, kernel.parallel))
+    monkeypatch.setattr(correlate_three, "parallel", spy("correlate", correlate_three.parallel))
     return calls
 
 

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.correlation import CORRELATION, correlate, correlate_pooled
+from numbaconv.kernels.correlation import (
+    CORRELATION,
+    correlate,
+    correlate_pooled,
+    correlate_three,
+    correlate_three_pooled,
+)
 from numbaconv.kernels.depthwise import DEPTHWISE, PIXELS, SHARED, correlate_depthwise
 from numbaconv.kernels.images import IMAGES, correlate_images
 from numbaconv.kernels.planes import PLANES, TAPS, correlate_planes
@@ -46,6 +52,8 @@ RECORDS = {
     correlate_winograd: WINOGRAD,
     weight_gradient_winograd: WEIGHT_WINOGRAD,
     correlate_pooled: CORRELATION,
+    correlate_three: CORRELATION,
+    correlate_three_pooled: CORRELATION,
     weight_gradient_pooled: WEIGHT_GRADIENT,
     correlate_winograd_pooled: WINOGRAD,
     weight_gradient_winograd_pooled: WEIGHT_WINOGRAD,
@@ -71,6 +79,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
     """
     n = record(plan)
     taps, runs, phases, tiles = plan.tables
+    joined = 3 if plan.kernel in (correlate_three, correlate_three_pooled) else 1  # taps of a run
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
     slab = ((n.band - 1) * n.in_h + n.span) * n.columns * n.ICG
 
@@ -86,7 +95,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
         beyond = n.own
     assert n.stage + max(tiles[:, 1], default=0) * n.width <= n.rows <= n.own == plan.own
     assert n.OH == H
-    if plan.kernel is correlate_pooled:
+    if plan.kernel in (correlate_pooled, correlate_three_pooled):
         assert n.band % window_rows == H % window_rows == 0
         assert (n.G, n.y_c, n.y_h) == (1, 1, W * n.OCG)
         assert n.rows + n.band * n.y_h <= n.own
@@ -101,8 +110,9 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
         row = ((rows if n.direct else min(n.band, rows)) - 1) * n.in_h * n.columns * n.ICG
         for offset, weights, steps in mine:
             assert offset >= 0
-            assert 0 <= weights <= n.block_size - (steps - 1) * n.width - n.width
-            last = offset + steps - 1 + row
+            assert joined == 1 or steps == n.ICG
+            assert 0 <= weights <= n.block_size - joined * steps * n.width
+            last = offset + (joined - 1) * n.in_w * n.ICG + steps - 1 + row
             for start, height, exist in pixels:
                 # pixels that exist are in the slab; those that do not are read, too, but only from this thread's part
                 assert last + (start + exist - 1) * n.in_w * n.ICG < slab
@@ -116,6 +126,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
     assert plan.fill == (len(reached) < H * W)
 
     # weights that exist, all of them once where no tap is left out
+    assert sum(runs[:, 2]) * joined == len(taps) * n.ICG
     used: Counter[int] = Counter()
     for group in range(n.G):
         for block in range(n.blocks):
@@ -876,6 +887,8 @@ CHECKS = {
     correlate_winograd: check_winograd,
     weight_gradient_winograd: check_weight_winograd,
     correlate_pooled: check_correlation,
+    correlate_three: check_correlation,
+    correlate_three_pooled: check_correlation,
     weight_gradient_pooled: check_weight_gradient,
     correlate_winograd_pooled: check_winograd,
     weight_gradient_winograd_pooled: check_weight_winograd,

@@ -26,7 +26,20 @@ from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
 from numbaconv.kernels.pooling import pool_rows
 from numbaconv.kernels.records import read, record
-from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
+from numbaconv.kernels.tiles import (
+    EVEN,
+    HALF,
+    HIGH,
+    LOW,
+    MIDDLE,
+    ODD,
+    SHORT,
+    SINGLE,
+    TALL,
+    THREE,
+    accumulate,
+    accumulate_taps,
+)
 from numbaconv.simd import rectify, spread, store
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
@@ -94,6 +107,57 @@ def correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles
     tiles : int array (tiles, 3)
         First pixel, height of the tile, pixels of it that exist.
     """
+    _correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, SINGLE, stage, thread, threads)
+
+
+@kernel(stages=2)
+def correlate_three(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, stage, thread, threads):
+    """The same where three taps of a kernel row find their pixels next to each other: a run is one of all three.
+
+    So a scalar that is broadcast serves three times as many multiply-adds, of pixels that are neighbours in the tile.
+    """
+    _correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, THREE, stage, thread, threads)
+
+
+@kernel(stages=2)
+def correlate_pooled(
+    x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, winner, windows, stage, thread, threads
+):  # fmt: skip
+    """:func:`correlate` where a max pooling follows.
+
+    It takes each band while that is in the cache, and nobody else sees it. ``y`` and ``winner`` are what
+    :func:`numbaconv.kernels.pooling.max_pool` fills.
+    """
+    _correlate_pooled(
+        x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, winner, windows, SINGLE, stage, thread,
+        threads,
+    )  # fmt: skip
+
+
+@kernel(stages=2)
+def correlate_three_pooled(
+    x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, winner, windows, stage, thread, threads
+):  # fmt: skip
+    """:func:`correlate_three` where a max pooling follows."""
+    _correlate_pooled(
+        x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, winner, windows, THREE, stage, thread,
+        threads,
+    )  # fmt: skip
+
+
+#: The kernels by the number of taps that they sum together, and by whether a max pooling follows.
+KERNELS = {
+    (SINGLE, False): correlate,
+    (THREE, False): correlate_three,
+    (SINGLE, True): correlate_pooled,
+    (THREE, True): correlate_three_pooled,
+}
+
+
+@inlined
+def _correlate(
+    x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, joined, stage, thread, threads
+):  # fmt: skip
     plan = read(numbers, CORRELATION)
     if stage != 1:
         _pack_share(w, packed, plan, taps, thread, threads)
@@ -101,17 +165,13 @@ def correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles
         for task in share(plan.tasks, thread, threads):
             n, g, first = _place(plan, task)
             image = n * plan.y_n + g * plan.OCG * plan.y_c
-            _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread)
+            _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread, joined)
 
 
-@kernel(stages=2)
-def correlate_pooled(
-    x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, winner, windows, stage, thread, threads
+@inlined
+def _correlate_pooled(
+    x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, winner, windows, joined, stage, thread, threads
 ):  # fmt: skip
-    """The same where a max pooling follows: it takes each band while that is in the cache, and nobody else sees it.
-
-    ``y`` and ``winner`` are what :func:`numbaconv.kernels.pooling.max_pool` fills.
-    """
     plan = read(numbers, CORRELATION)
     if stage != 1:
         _pack_share(w, packed, plan, taps, thread, threads)
@@ -120,7 +180,9 @@ def correlate_pooled(
         for task in share(plan.tasks, thread, threads):
             n, g, first = _place(plan, task)
             image = at - first * plan.y_h
-            _correlate_band(x, bias, scratch, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread)
+            _correlate_band(
+                x, bias, scratch, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread, joined
+            )
             rows = min(plan.band, plan.OH - first)
             pool_rows(y, winner, windows, n, first, rows, scratch, at, plan.y_h, plan.OCG, 0, plan.OCG)
 
@@ -152,7 +214,7 @@ def _pack_weights(w, packed, plan, taps, block):
 
 
 @routine
-def _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread):
+def _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread, joined):
     """One task: a band of rows, all output channels of a group, all phases; the target's image begins at ``image``."""
     own = plan.slabs + thread * plan.own
     start = n * plan.x_n + g * plan.ICG * plan.x_c
@@ -175,13 +237,14 @@ def _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tile
                 target = image + oh * plan.y_h + phases[phase, 2] * plan.y_w
                 _correlate_row(
                     bias, y, target, packed, scratch, slab, source, own + plan.stage, g * plan.blocks, block, end,
-                    plan, runs, phases, tiles, phase,
+                    plan, runs, phases, tiles, phase, joined,
                 )  # fmt: skip
 
 
 @inlined
 def _correlate_row(
-    bias, y, target, packed, scratch, slab, source, stage, group, first_block, end, plan, runs, phases, tiles, phase
+    bias, y, target, packed, scratch, slab, source, stage, group, first_block, end, plan, runs, phases, tiles, phase,
+    joined,
 ):  # fmt: skip
     """One row of one phase, tile by tile, of some blocks of channels.
 
@@ -197,36 +260,47 @@ def _correlate_row(
             at = target + tiles[k, 0] * pitch + block * plan.width * plan.y_c
             count = min(plan.width, plan.OCG - block * plan.width)
             vectors = 2 if count > plan.lanes else 1
-            if plan.y_c == 1 and exist == height and count == vectors * plan.lanes:
-                _correlate_tile(
-                    bias, y, at, pitch, packed, slab, pixels, group + block, vectors, height, plan, runs, first, last
-                )
-            else:
-                _correlate_tile(
-                    bias, scratch, stage, plan.width, packed, slab, pixels, group + block, vectors, height, plan, runs,
-                    first, last,
-                )  # fmt: skip
+            whole = plan.y_c == 1 and exist == height and count == vectors * plan.lanes
+            to, start, step = (y, at, pitch) if whole else (scratch, stage, plan.width)
+            _correlate_tile(
+                bias, to, start, step, packed, slab, pixels, group + block, vectors, height, plan, runs, first, last,
+                joined,
+            )  # fmt: skip
+            if not whole:
                 unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
 
 
 @routine
-def _correlate_tile(bias, to, at, step, packed, x, source, block, vectors, height, plan, runs, first, last):
-    """Sum one tile, of one of the shapes that exist, starting from the bias, and write it."""
-    first_lane = block * plan.width
-    weights = block * plan.block_size
-    if vectors == 2:
-        if height == TALL:
-            _sum(spread(TALL, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+def _correlate_tile(bias, to, at, step, packed, x, source, block, vectors, height, plan, runs, first, last, taps):
+    """Sum one tile, of one of the shapes that exist for so many taps, starting from the bias, and write it."""
+    weights, lane = block * plan.block_size, block * plan.width
+    if len(taps) == 1:  # known when this is compiled
+        if vectors == 2:
+            if height == TALL:
+                _sum(spread(TALL, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+            elif height == MIDDLE:
+                _sum(spread(MIDDLE, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+            else:
+                _sum(spread(SHORT, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+        elif height == TALL:
+            _sum(spread(TALL, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
         elif height == MIDDLE:
-            _sum(spread(MIDDLE, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+            _sum(spread(MIDDLE, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
         else:
-            _sum(spread(SHORT, 2, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
-    elif height == TALL:
-        _sum(spread(TALL, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
-    elif height == MIDDLE:
-        _sum(spread(MIDDLE, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+            _sum(spread(SHORT, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+    elif vectors == 2:
+        if height == HALF:
+            _slide(spread(HALF, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+        elif height == ODD:
+            _slide(spread(ODD, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+        else:
+            _slide(spread(LOW, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+    elif height == HIGH:
+        _slide(spread(HIGH, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+    elif height == EVEN:
+        _slide(spread(EVEN, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
     else:
-        _sum(spread(SHORT, 1, bias, first_lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
+        _slide(spread(HALF, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
 
 
 @device
@@ -234,6 +308,20 @@ def _sum(tile, to, at, step, packed, x, source, weights, plan, runs, first, last
     tile = accumulate(
         tile, x, source, plan.in_w * plan.ICG, 1, packed, weights, plan.lanes, plan.width, runs, first, last
     )  # fmt: skip
+    _finish(tile, to, at, step, plan)
+
+
+@device
+def _slide(tile, to, at, step, packed, x, source, weights, plan, runs, first, last, taps):
+    tile = accumulate_taps(
+        tile, x, source, plan.in_w * plan.ICG, packed, weights, plan.lanes, plan.ICG * plan.width, plan.width, runs,
+        first, last, taps,
+    )  # fmt: skip
+    _finish(tile, to, at, step, plan)
+
+
+@device
+def _finish(tile, to, at, step, plan):
     if plan.relu:
         tile = rectify(tile)
     store(tile, to, at, step, plan.lanes)

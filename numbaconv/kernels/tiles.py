@@ -17,6 +17,17 @@ In each step of the sum the tile takes an outer product: some scalars are broadc
     ...        |                 |
                +-----------------+
 
+Where three taps of a kernel row find pixels that are neighbours, a step takes them together. Pixels of the tile share
+what they read: a scalar that is broadcast once serves up to three of its rows, each with the vectors of another tap::
+
+    scalar of pixel    0      1      2      3      ...
+    tap of row 0       first  second third
+    tap of row 1              first  second third
+    ...
+
+Then a tile of 8 x 2 vectors does 48 multiply-adds with 16 loads, where single taps need 30, and a tile of one vector
+48 with 21 instead of 51, more than a core can load in that time. The vectors of all three taps take registers, too.
+
 Where every channel has a filter of its own (depthwise), lanes are channels on both sides, and the broadcast becomes a
 load: the product is taken lane by lane.
 
@@ -40,7 +51,7 @@ from __future__ import annotations
 
 from numbaconv import simd
 from numbaconv.jit import device
-from numbaconv.simd import outer, put, store
+from numbaconv.simd import outer, put, store, trail
 
 #: Vectors in a tile's row, at most. With two, each broadcast is used twice; with more, fewer rows are left.
 VECTORS = 2
@@ -48,6 +59,12 @@ VECTORS = 2
 TALL = (simd.VECTOR_REGISTERS - 4) // VECTORS
 MIDDLE, SHORT = (8, 4) if TALL > 8 else (4, 2)
 HEIGHTS = (TALL, MIDDLE, SHORT)
+#: Taps of a kernel row that are summed together, where as many find their pixels next to each other.
+SINGLE, THREE = (1,), (1,) * 3
+#: The heights of tiles for more than one, by the vectors of their rows: their weights take registers, too.
+HIGH, EVEN = simd.VECTOR_REGISTERS // 2, simd.VECTOR_REGISTERS // 2 - 2
+HALF, ODD, LOW = HIGH // 2, EVEN // 2, HIGH // 4
+SLIDING_HEIGHTS = {1: (HIGH, EVEN, HALF), 2: (HALF, ODD, LOW)}
 #: Where lanes are pixels, there are enough of them for low tiles to be wide: the vectors of a tile, by its height.
 PLANE_TILES = {TALL: 2, MIDDLE: 2, SHORT: 4, 1: 8}
 
@@ -62,6 +79,21 @@ def accumulate(tile, a, a_start, a_pitch, a_step, b, b_start, b_apart, b_step, r
     for run in range(first, last):
         i, j = a_start + runs[run, 0], b_start + runs[run, 1]
         tile = extend(tile, a, i, a_pitch, a_step, b, j, b_apart, b_step, runs[run, 2])
+    return tile
+
+
+@device
+def accumulate_taps(tile, a, a_start, a_pitch, b, b_start, b_apart, b_tap, b_step, runs, first, last, taps):
+    """The same for runs of some ``taps`` each, those of neighbouring pixels, so that each scalar serves all of them.
+
+    The scalars of a tap lie ``a_pitch`` behind those of the tap before it, and its vectors ``b_tap``.
+    """
+    for run in range(first, last):
+        i, j = a_start + runs[run, 0], b_start + runs[run, 1]
+        for _ in range(runs[run, 2]):
+            tile = trail(tile, a, i, a_pitch, b, j, b_tap, b_apart, taps)
+            i += 1
+            j += b_step
     return tile
 
 

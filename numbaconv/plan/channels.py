@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.kernels.correlation import CORRELATION, correlate, correlate_pooled
-from numbaconv.kernels.tiles import HEIGHTS, TALL
+from numbaconv.kernels.correlation import CORRELATION, KERNELS
+from numbaconv.kernels.tiles import HEIGHTS, SINGLE, SLIDING_HEIGHTS, TALL, THREE
 from numbaconv.kernels.weight_gradient import (
     FEW_ROWS,
     WEIGHT_GRADIENT,
@@ -18,6 +18,7 @@ from numbaconv.kernels.weight_gradient import (
 from numbaconv.plan import common
 from numbaconv.plan.axes import FAR, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
+from numbaconv.simd.words import Taps
 
 #: Steps of a sum, at least: fewer take as long, for their loops are left before anybody expects it.
 FEWEST = 16
@@ -54,15 +55,31 @@ class Filter(NamedTuple):
 def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
     g, cut = work.g, _blocking(work)
+    sums = min(_sum_cost(work, cut, joined) for joined in _joinable(work, cut))
+    return g.N * (sums * g.G + _turning(work, cut))
+
+
+def _sum_cost(work: Correlation, cut: Blocking, joined: Taps) -> float:
+    """What the sums of a group take, where so many neighbouring taps are summed together."""
     total = 0.0
     for vectors, blocks in _shapes(work, cut):
         for columns in work.columns:
-            tiles = cover(columns.pixels, vectors)
+            tiles = cover(columns.pixels, vectors, _heights(vectors, joined))
             steps = len(columns.taps) * work.ICG
             sums = sum(phase.pixels * max(len(phase.taps) * steps, FEWEST) for phase in work.rows if phase.taps)
-            total += blocks * sum(sums * _time(height, vectors) for _, height, _ in tiles)
+            total += blocks * sum(sums * _time(height, vectors, joined) for _, height, _ in tiles)
             total += blocks * sum(phase.pixels for phase in work.rows) * len(tiles) * common.TILE_COST
-    return g.N * (total * g.G + _turning(work, cut))
+    return total
+
+
+def _joinable(work: Correlation, cut: Blocking) -> tuple[Taps, ...]:
+    """How many taps can be summed together: three, where those of a kernel row find pixels that are neighbours.
+
+    All blocks of channels have to be of one width then.
+    """
+    even = cut.width == cut.lanes or (work.OCG - 1) % cut.width >= cut.lanes
+    near = all(len(columns.taps) == reach((columns,))[1] == len(THREE) for columns in work.columns)
+    return (SINGLE, THREE) if even and near and work.step[1] == 1 else (SINGLE,)
 
 
 def weight_cost(work: Correlation) -> float:
@@ -118,9 +135,10 @@ def _shapes(work: Correlation, cut: Blocking) -> list[tuple[int, int]]:
     return [(2, cut.blocks - single), (1, single)]
 
 
-def _time(height: int, vectors: int) -> float:
+def _time(height: int, vectors: int, joined: Taps = SINGLE) -> float:
     """Of a step of a tile: a multiply-add for each of its vectors, but never less than their latency allows."""
-    return max(height * vectors, 8) * (1.0 if vectors == 2 else 1.2)
+    slow = (1.0 if vectors == 2 else 1.2) if joined == SINGLE else (0.95 if height * vectors > 8 else 1.2)
+    return max(height * vectors, 8) * slow
 
 
 def plan(work: Correlation) -> Plan:
@@ -132,7 +150,10 @@ def plan(work: Correlation) -> Plan:
     most_rows, most_columns = work.pixels
     line = stretch(most_columns, step[1], span_w)
     pixel = work.ICG  # elements of a slab's pixel
-    direct = _direct(work, (top, left), (span, span_w), cut.width // cut.lanes)
+    vectors = cut.width // cut.lanes
+    joined = min(_joinable(work, cut), key=lambda joined: _sum_cost(work, cut, joined))
+    heights = _heights(vectors, joined)
+    direct = _direct(work, (top, left), (span, span_w), vectors, heights)
     if direct:
         line = line._replace(columns=source.W)
 
@@ -144,15 +165,15 @@ def plan(work: Correlation) -> Plan:
         for columns in work.columns:
             first_run = len(runs)
             for kh, row in rows.taps:
-                for kw, column in columns.taps:
+                for number, (kw, column) in enumerate(columns.taps):
                     offset = ((row - top) * line.columns + column - left) * pixel
-                    if len(runs) > first_run and runs[-1][0] + runs[-1][2] == offset:
+                    if joined == SINGLE and len(runs) > first_run and runs[-1][0] + runs[-1][2] == offset:
                         runs[-1][2] += work.ICG  # this tap's pixels follow the last one's in memory
-                    else:
+                    elif number % len(joined) == 0:
                         runs.append([offset, len(taps) * work.ICG * cut.width, work.ICG])
                     taps.append(kh * weight.row + kw * weight.column)
             first_tile = len(tiles)
-            tiles += cover(columns.pixels, cut.width // cut.lanes)
+            tiles += cover(columns.pixels, vectors, heights)
             ends = first_run, len(runs), first_tile, len(tiles)
             phases.append((rows.first, rows.pixels, columns.first, columns.pixels, *ends))
 
@@ -169,8 +190,8 @@ def plan(work: Correlation) -> Plan:
     slab = 0 if direct else ((height - 1) * step[0] + span) * line.columns * pixel
     # The last tile of a row may hang over its end, and reads on from there.
     memory = common.Memory(cut.lanes)
-    memory.add(slab + TALL * line.in_w * pixel + cut.width)
-    stage, staged_rows = memory.add(TALL * cut.width), memory.add(height * output_row if work.pooled else 0)
+    memory.add(slab + max(heights) * line.in_w * pixel + cut.width)
+    stage, staged_rows = memory.add(max(heights) * cut.width), memory.add(height * output_row if work.pooled else 0)
     values = dict(
         G=g.G, ICG=work.ICG, OCG=work.OCG, IH=source.H, IW=source.W, OH=target.H,
         **source.strides("x"), **target.strides("y"),
@@ -182,7 +203,7 @@ def plan(work: Correlation) -> Plan:
         relu=int(work.relu), tasks=g.N * g.G * bands,
     )  # fmt: skip
     tables = (table(taps, 0), table(runs, 3), table(phases, 8), table(tiles, 3))
-    kernel = correlate_pooled if work.pooled else correlate
+    kernel = KERNELS[joined, work.pooled is not None]
     return common.plan(kernel, CORRELATION, values, tables, work, work.fill, work.padded, (g.G, cut.blocks * cut.width))
 
 
@@ -192,12 +213,14 @@ def pools(work: Correlation) -> bool:
     return work.forward and work.g.G == 1 and work.OCG % cut.lanes == 0 and cut.blocks <= NEAR
 
 
-def _direct(work: Correlation, first: tuple[int, int], span: tuple[int, int], vectors: int) -> bool:
+def _direct(
+    work: Correlation, first: tuple[int, int], span: tuple[int, int], vectors: int, heights: tuple[int, ...]
+) -> bool:
     """Whether the source can be read where it is.
 
     A tile that hangs over the end of a row would read on from there, and so beyond the end of the memory.
     """
-    whole = all(height == exist for axis in work.columns for _, height, exist in cover(axis.pixels, vectors))
+    whole = all(height == exist for axis in work.columns for _, height, exist in cover(axis.pixels, vectors, heights))
     return _inside(work, first, span) and whole
 
 
@@ -283,6 +306,11 @@ def _weight_band(g: Conv2dGeometry, span: int, row_bytes: int, block_bytes: int,
     near = band(g, g.OH, g.N, g.SH, span, row_bytes, block_bytes, common.BAND_BYTES)
     pays = times > 1 and near * g.OW >= BAND and near * g.SH >= span - g.SH
     return near if pays else band(g, g.OH, g.N, g.SH, span, row_bytes, blocks * block_bytes)
+
+
+def _heights(vectors: int, joined: Taps) -> tuple[int, ...]:
+    """The tiles of so many vectors a row that there are."""
+    return HEIGHTS if joined == SINGLE else SLIDING_HEIGHTS[vectors]
 
 
 def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:

@@ -1,11 +1,11 @@
 """A register tile for Numba: the vector vocabulary in which the kernels are written.
 
 A **tile** is a small matrix that lives in vector registers: ``rows`` × ``vectors`` × lanes. It is made by
-:func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`dot`, :func:`hadamard`,
-:func:`slide`, :func:`slide_within`, :func:`stencil`, :func:`stencil_within`, :func:`sweep` or :func:`pile`, is changed
-by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix (:func:`linear`), and ends in :func:`store`,
-:func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`, :func:`deal`, :func:`peak`, :func:`restore`,
-:func:`transpose` and :func:`clear` move memory, and :func:`prefetch` asks for it.
+:func:`zeros`, :func:`spread`, :func:`load` or :func:`fill`, grows by :func:`outer`, :func:`trail`, :func:`dot`,
+:func:`hadamard`, :func:`slide`, :func:`slide_within`, :func:`stencil`, :func:`stencil_within`, :func:`sweep` or
+:func:`pile`, is changed by :func:`turn`, :func:`lift`, :func:`rectify` and words for a matrix (:func:`linear`), and
+ends in :func:`store`, :func:`put`, :func:`trim` or :func:`add`. :func:`copy`, :func:`move`, :func:`deal`, :func:`peak`,
+:func:`restore`, :func:`transpose` and :func:`clear` move memory, and :func:`prefetch` asks for it.
 Arrays are flat, positions in them are counted in elements.
 
 Every word is said twice. A Python function says what it *means*, in NumPy, and is what runs under
@@ -48,6 +48,7 @@ from numbaconv.simd.words import (
     stencil_within,
     store,
     sweep,
+    trail,
     transpose,
     trim,
     turn,
@@ -65,6 +66,7 @@ __all__ = [
     "load",
     "fill",
     "outer",
+    "trail",
     "hadamard",
     "slide",
     "slide_within",

@@ -26,6 +26,7 @@ from numbaconv.simd.words import (
     silent,
     spread,
     store,
+    trail,
     trim,
     turn,
     zeros,
@@ -77,6 +78,11 @@ def _type_pile(context: Any) -> Callable:
 @type_callable(dot)
 def _type_outer(context: Any) -> Callable:
     return lambda tile, a, i, pitch, b, j, apart: tile
+
+
+@type_callable(trail)
+def _type_trail(context: Any) -> Callable:
+    return lambda tile, a, i, pitch, b, j, b_pitch, apart, taps: tile
 
 
 @type_callable(store)
@@ -201,6 +207,25 @@ def _lower_rank_one(code: Code, sig: Any, args: Any, factor_at: Callable) -> Any
         factor = factor_at(code, here[p])
         result += [code.fma(factor, vector, total) for vector, total in zip(vectors, row, strict=True)]
     return code.tile_of(result)
+
+
+@lower_builtin(
+    trail, Tile, types.Array, types.Integer, types.Integer, types.Array, *[types.Integer] * 3, types.UniTuple
+)
+def _lower_trail(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    tile, a, i, pitch, b, j, b_pitch, apart, _ = args
+    code, taps = Code(context, builder, sig.args[0]), sig.args[8].count
+    left, right = pointer_of(context, builder, sig.args[1], a, i), pointer_of(context, builder, sig.args[4], b, j)
+    keep_rolled(builder)
+    places = [code.pointer(right, k, b_pitch) for k in range(taps)]
+    vectors = [[code.load(code.pointer(place, v, apart)) for v in range(code.tile.vectors)] for place in places]
+    sums = code.rows(tile)
+    for position, here in enumerate(code.column(left, pitch, len(sums) + taps - 1)):
+        factor = code.broadcast(here)
+        for k in range(max(0, position - len(sums) + 1), min(taps, position + 1)):
+            row = sums[position - k]
+            row[:] = [code.fma(factor, vector, total) for vector, total in zip(vectors[k], row, strict=True)]
+    return code.tile_of([vector for row in sums for vector in row])
 
 
 @lower_builtin(store, Tile, types.Array, types.Integer, types.Integer, types.Integer)

@@ -9,6 +9,8 @@ import numpy as np
 
 from numbaconv.simd.cpu import lanes
 
+#: How many taps there are, as a tuple of so many elements: its length is part of its type, wherever it is handed on.
+Taps = tuple[int, ...]
 #: A tile may hang over what there is to compute, and sum whatever its memory held before; nothing of that is kept.
 silent = np.errstate(over="ignore", invalid="ignore")
 
@@ -45,6 +47,20 @@ def outer(tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, a
     size = lanes(b.dtype)
     row = np.concatenate([cut(b, j + v * apart, size) for v in range(width // size)])
     return tile + np.outer([a[i + p * pitch] for p in range(rows)], row)
+
+
+@silent
+def trail(
+    tile: Any, a: np.ndarray, i: int, pitch: int, b: np.ndarray, j: int, b_pitch: int, apart: int, taps: Taps
+) -> Any:
+    """Add an outer product for each of some taps, broadcasting those scalars that neighbouring rows share but once.
+
+    ``tile[p, v, lane] += a[i + (p + k) * pitch] * b[j + k * b_pitch + v * apart + lane]`` for each ``k`` below
+    ``len(taps)``.
+    """
+    for k in range(len(taps)):
+        tile = outer(tile, a, i + k * pitch, pitch, b, j + k * b_pitch, apart)
+    return tile
 
 
 @silent
