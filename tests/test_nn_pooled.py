@@ -136,6 +136,7 @@ def test_one_kernel_does_the_work_of_both_layers(dtype: str) -> None:
     first, second = (shapes._replace(N=1, dtype=dtype) for shapes in (FIRST, SECOND))
     for form, shapes, input_grad, kernels in (
         ("channels", first, False, ["correlate_pooled", "weight_gradient_pooled"]),
+        ("channels", second, False, ["correlate_three_pooled", "weight_gradient_pooled"]),
         ("winograd by tiles", second, True, [*["correlate_winograd_pooled"] * 2, "weight_gradient_winograd_pooled"]),
     ):
         model, x = shapes.model(), shapes.batch()
