@@ -136,9 +136,11 @@ def test_taps_are_summed_together_where_they_reach_neighbours() -> None:
     for filters in (lanes, 2 * lanes, 3 * lanes + 1):
         assert kernel(image, (filters, 3, 3, 8)) is correlate_three
     assert kernel(image, (3 * lanes, 3, 3, 8)) is correlate  # blocks of two widths
-    for stride, padding, dilation in ((1, 0, 2), (2, 1, 1), (1, 1, (1, 2))):
+    for stride, padding, dilation in ((2, 1, 1), (1, 1, (1, 9))):  # no neighbours; and a phase of few pixels
         assert kernel(image, (lanes, 3, 3, 8), stride, padding, dilation) is correlate
     assert kernel(image, (lanes, 3, 3, 8), (2, 1), 0, (3, 1)) is correlate_three  # rows do not matter
+    for dilation in (2, 4):  # pixels that lie as far apart as taps
+        assert kernel((1, 9, 16 * dilation, 8), (lanes, 3, 3, 8), 1, dilation, dilation) is correlate_three
     for taps in ((1, 1), (3, 1), (3, 2), (5, 5)):
         assert kernel(image, (lanes, *taps, 8)) is correlate
 

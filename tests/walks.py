@@ -101,7 +101,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
         assert n.rows + n.band * n.y_h <= n.own
     assert len(taps) * n.ICG * n.width <= n.block_size
 
-    reached = set()
+    reached, summed = set(), set()
     for first_row, rows, first_column, columns, first_run, last_run, first_tile, last_tile in phases:
         mine, pixels = runs[first_run:last_run], tiles[first_tile:last_tile]
         assert len(mine) or name == "forward"  # which has its bias to write, if nothing else
@@ -109,6 +109,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
         assert rows <= n.bands * n.band
         row = ((rows if n.direct else min(n.band, rows)) - 1) * n.in_h * n.columns * n.ICG
         for offset, weights, steps in mine:
+            summed.update(range(weights // n.width, weights // n.width + joined * steps))
             assert offset >= 0
             assert joined == 1 or steps == n.ICG
             assert 0 <= weights <= n.block_size - joined * steps * n.width
@@ -126,7 +127,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
     assert plan.fill == (len(reached) < H * W)
 
     # weights that exist, all of them once where no tap is left out
-    assert sum(runs[:, 2]) * joined == len(taps) * n.ICG
+    assert summed == set(range(len(taps) * n.ICG))
     used: Counter[int] = Counter()
     for group in range(n.G):
         for block in range(n.blocks):

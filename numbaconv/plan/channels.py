@@ -16,7 +16,7 @@ from numbaconv.kernels.weight_gradient import (
     weight_gradient_pooled,
 )
 from numbaconv.plan import common
-from numbaconv.plan.axes import FAR, Correlation, reach, stretch
+from numbaconv.plan.axes import FAR, Axis, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 from numbaconv.simd.words import Taps
 
@@ -55,7 +55,7 @@ class Filter(NamedTuple):
 def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
     g, cut = work.g, _blocking(work)
-    sums = min(_sum_cost(work, cut, joined) for joined in _joinable(work, cut))
+    sums = min(_sum_cost(each, cut, joined) for each, joined in _ways(work, cut))
     return g.N * (sums * g.G + _turning(work, cut))
 
 
@@ -72,14 +72,29 @@ def _sum_cost(work: Correlation, cut: Blocking, joined: Taps) -> float:
     return total
 
 
-def _joinable(work: Correlation, cut: Blocking) -> tuple[Taps, ...]:
-    """How many taps can be summed together: three, where those of a kernel row find pixels that are neighbours.
+def _ways(work: Correlation, cut: Blocking) -> list[tuple[Correlation, Taps]]:
+    """Tap by tap; and three of a kernel row together, where what one reads a pixel's neighbour reads with the next.
 
     All blocks of channels have to be of one width then.
     """
+    dealt = _dealt(work)
     even = cut.width == cut.lanes or (work.OCG - 1) % cut.width >= cut.lanes
-    near = all(len(columns.taps) == reach((columns,))[1] == len(THREE) for columns in work.columns)
-    return (SINGLE, THREE) if even and near and work.step[1] == 1 else (SINGLE,)
+    found = [[offset - columns.taps[0][1] for _, offset in columns.taps] for columns in dealt.columns]
+    near = all(offsets == [k * dealt.step[1] for k in range(len(THREE))] for offsets in found)
+    return [(work, SINGLE)] + [(dealt, THREE)] * (even and near and dealt.pixels[1] > 1)
+
+
+def _dealt(work: Correlation) -> Correlation:
+    """The same where taps lie some columns apart: so do the pixels of a phase, and each phase begins a column later."""
+    if len(work.columns) != 1 or len(work.columns[0].taps) < 2 or (work.step[1], work.stride[1]) != (1, 1):
+        return work
+    _, pixels, taps = work.columns[0]
+    apart = taps[1][1] - taps[0][1]
+    columns = [
+        Axis(first, -(-(pixels - first) // apart), tuple([(tap, first + offset) for tap, offset in taps]))
+        for first in range(min(apart, pixels))
+    ]
+    return work._replace(columns=tuple(columns), step=(work.step[0], apart), stride=(work.stride[0], apart))
 
 
 def weight_cost(work: Correlation) -> float:
@@ -143,21 +158,21 @@ def _time(height: int, vectors: int, joined: Taps = SINGLE) -> float:
 
 def plan(work: Correlation) -> Plan:
     """The plan of a forward pass or an input gradient."""
-    g, dtype, source, target, step = work.g, work.dtype, work.source, work.target, work.step
     cut, weight = _blocking(work), _filter(work)
+    work, joined = min(_ways(work, cut), key=lambda way: _sum_cost(way[0], cut, way[1]))
+    g, dtype, source, target, step = work.g, work.dtype, work.source, work.target, work.step
     top, span = reach(work.rows)
     left, span_w = reach(work.columns)
     most_rows, most_columns = work.pixels
     line = stretch(most_columns, step[1], span_w)
     pixel = work.ICG  # elements of a slab's pixel
     vectors = cut.width // cut.lanes
-    joined = min(_joinable(work, cut), key=lambda joined: _sum_cost(work, cut, joined))
     heights = _heights(vectors, joined)
     direct = _direct(work, (top, left), (span, span_w), vectors, heights)
     if direct:
         line = line._replace(columns=source.W)
 
-    taps: list[int] = []
+    taps: dict[int, int] = {}  # where in a filter each lies, and its number among those that are packed
     runs: list[list[int]] = []
     phases: list[tuple[int, ...]] = []
     tiles: list[tuple[int, int, int]] = []
@@ -167,11 +182,11 @@ def plan(work: Correlation) -> Plan:
             for kh, row in rows.taps:
                 for number, (kw, column) in enumerate(columns.taps):
                     offset = ((row - top) * line.columns + column - left) * pixel
+                    tap = taps.setdefault(kh * weight.row + kw * weight.column, len(taps))
                     if joined == SINGLE and len(runs) > first_run and runs[-1][0] + runs[-1][2] == offset:
                         runs[-1][2] += work.ICG  # this tap's pixels follow the last one's in memory
                     elif number % len(joined) == 0:
-                        runs.append([offset, len(taps) * work.ICG * cut.width, work.ICG])
-                    taps.append(kh * weight.row + kw * weight.column)
+                        runs.append([offset, tap * work.ICG * cut.width, work.ICG])
             first_tile = len(tiles)
             tiles += cover(columns.pixels, vectors, heights)
             ends = first_run, len(runs), first_tile, len(tiles)
@@ -202,7 +217,7 @@ def plan(work: Correlation) -> Plan:
         direct=int(direct), **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
         relu=int(work.relu), tasks=g.N * g.G * bands,
     )  # fmt: skip
-    tables = (table(taps, 0), table(runs, 3), table(phases, 8), table(tiles, 3))
+    tables = (table(list(taps), 0), table(runs, 3), table(phases, 8), table(tiles, 3))
     kernel = KERNELS[joined, work.pooled is not None]
     return common.plan(kernel, CORRELATION, values, tables, work, work.fill, work.padded, (g.G, cut.blocks * cut.width))
 
