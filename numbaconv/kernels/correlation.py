@@ -5,6 +5,9 @@ input gradient of a strided convolution takes, for the pixels of one *phase* (th
 the taps that reach them, and finds its source pixels next to each other: dense again, with no zero inserted and none
 multiplied. So the forward pass is the case of a single phase.
 
+Three taps of a kernel row that find neighbouring pixels are summed together (:mod:`numbaconv.kernels.tiles`). With a
+dilation, pixels that lie as far apart as taps do are neighbours in this sense, and make a phase.
+
 The work is cut into tasks, a band of rows of one group of one image each::
 
     task:   pack the band of the source into a slab, channels innermost, zeros as padding; unless it lies so already

@@ -55,8 +55,13 @@ class Filter(NamedTuple):
 def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
     g, cut = work.g, _blocking(work)
-    sums = min(_sum_cost(each, cut, joined) for each, joined in _ways(work, cut))
-    return g.N * (sums * g.G + _turning(work, cut))
+    each, joined = _way(work, cut)
+    return g.N * (_sum_cost(each, cut, joined) * g.G + _turning(work, cut))
+
+
+def joined_taps(work: Correlation) -> Taps:
+    """How many taps of a kernel row are summed together. They are the innermost of the sum then, else the channels."""
+    return _way(work, _blocking(work))[1]
 
 
 def _sum_cost(work: Correlation, cut: Blocking, joined: Taps) -> float:
@@ -72,16 +77,17 @@ def _sum_cost(work: Correlation, cut: Blocking, joined: Taps) -> float:
     return total
 
 
-def _ways(work: Correlation, cut: Blocking) -> list[tuple[Correlation, Taps]]:
-    """Tap by tap; and three of a kernel row together, where what one reads a pixel's neighbour reads with the next.
+def _way(work: Correlation, cut: Blocking) -> tuple[Correlation, Taps]:
+    """Tap by tap, or three of a kernel row together, where what one reads a pixel's neighbour reads with the next.
 
-    All blocks of channels have to be of one width then.
+    All blocks of channels have to be of one width then. What costs less is taken.
     """
     dealt = _dealt(work)
     even = cut.width == cut.lanes or (work.OCG - 1) % cut.width >= cut.lanes
     found = [[offset - columns.taps[0][1] for _, offset in columns.taps] for columns in dealt.columns]
     near = all(offsets == [k * dealt.step[1] for k in range(len(THREE))] for offsets in found)
-    return [(work, SINGLE)] + [(dealt, THREE)] * (even and near and dealt.pixels[1] > 1)
+    ways = [(work, SINGLE)] + [(dealt, THREE)] * (even and near and dealt.pixels[1] > 1)
+    return min(ways, key=lambda way: _sum_cost(way[0], cut, way[1]))
 
 
 def _dealt(work: Correlation) -> Correlation:
@@ -159,7 +165,7 @@ def _time(height: int, vectors: int, joined: Taps = SINGLE) -> float:
 def plan(work: Correlation) -> Plan:
     """The plan of a forward pass or an input gradient."""
     cut, weight = _blocking(work), _filter(work)
-    work, joined = min(_ways(work, cut), key=lambda way: _sum_cost(way[0], cut, way[1]))
+    work, joined = _way(work, cut)
     g, dtype, source, target, step = work.g, work.dtype, work.source, work.target, work.step
     top, span = reach(work.rows)
     left, span_w = reach(work.columns)

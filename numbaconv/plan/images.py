@@ -87,10 +87,11 @@ def cost(work: Correlation) -> float:
     bands = _bands(work, rows, width, blocks)
     taps = [sum(count for *_, count in axis.pixels) for axis in (rows, columns)]
     pixels = work.target.H * work.target.W
+    rounds = work.ICG if not _by_channel(work) and _by_row(work) else 1  # of a kernel row
     total = 0.0
     for _, height, _ in _tiles(work.OCG, vectors):
         total += taps[0] * taps[1] * work.ICG * _time(height, vectors)
-        total += taps[0] * work.target.W * ROUND_COST + pixels * (TILE_COST + height * vectors)
+        total += taps[0] * work.target.W * ROUND_COST * rounds + pixels * (TILE_COST + height * vectors)
     reading = work.source.C * work.source.W * sum(high for *_, high in bands)
     writing = work.target.C * pixels
     turning = reading * (CROWDED_READ_COST if _crowded(work.source, width, work.dtype) else TURN_COST)
@@ -155,6 +156,12 @@ def plan(work: Correlation) -> Plan:
         a_loops, b_loops = (KH * KW, KW, 1), (x.c, b_row, b_column)
         row_rounds = [(ICG, count) for *_, count in rows.pixels]
         column_rounds = [(1, count) for *_, count in columns.pixels]
+    elif _by_row(work):
+        steps = by_row[:, None, None] + by_channel[:, None] + by_column
+        a_row, a_column = KW * ICG, 1
+        a_loops, b_loops = (a_row, KW, 1), (b_row, x.c, b_column)
+        row_rounds = [(count, 1) for *_, count in rows.pixels]
+        column_rounds = [(ICG, count) for *_, count in columns.pixels]
     else:
         steps = by_row[:, None, None] + by_column[:, None] + by_channel
         a_row, a_column = KW * ICG, ICG
@@ -277,11 +284,16 @@ def _tiles(count: int, vectors: int) -> list[tuple[int, int, int]]:
 
 
 def _by_channel(work: Correlation) -> bool:
-    """Whether to sum channel by channel, or tap by tap: as the form does that computes a single image.
+    """Whether to sum channel by channel: as the form does that computes a single image.
 
     So a batch has the bits of its images.
     """
     return planes.cost(work) < channels.cost(work)
+
+
+def _by_row(work: Correlation) -> bool:
+    """Where the sum is not channel by channel: whether it is so in each kernel row, or else tap by tap."""
+    return len(channels.joined_taps(work)) > 1
 
 
 def _axes(work: Correlation) -> tuple[Reads, Reads]:
