@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from numbaconv import simd
 from numbaconv.algorithms import get_algorithm
 from numbaconv.arrays import (
     check_bias,
@@ -35,7 +36,7 @@ from numbaconv.geometry import (
 )
 from numbaconv.memory import empty_like
 from numbaconv.packed import PackedWeight, weight_array
-from numbaconv.plan import FORMS, Forms, forward_plan, input_gradient_plan, weight_gradient_plan
+from numbaconv.plan import FORMS, Forms, channels, forward_plan, input_gradient_plan, weight_gradient_plan
 
 __all__ = [
     "conv2d",
@@ -425,6 +426,12 @@ def warmup(dtypes: Iterable[Any] = (np.float32, np.float64)) -> float:
         for form, threads in product(FORMS["auto"] + FORMS["plain"], (1, 2)):
             correlate(forward_plan, (form,), geometry, image, image, None, out, threads)
             weight_gradient((form,), geometry, image, out, image.copy(), threads)
+        # And one with rows that are long enough to sum three taps of the kernel together.
+        wide, filters = np.zeros((1, 1, 3, 34), dtype), np.zeros((simd.lanes(dtype), 1, 3, 3), dtype)
+        geometry = Conv2dGeometry.forward(wide.shape, filters.shape)
+        for threads in (1, 2):
+            y = np.empty(geometry.output_shape, dtype)
+            correlate(forward_plan, (channels,), geometry, wide, filters, None, y, threads)
     return perf_counter() - start
 
 

@@ -21,7 +21,7 @@ from cases import INTERPRETED, run_python
 from numbaconv import nn, simd
 from numbaconv.kernels.depthwise import PIXELS, SHARED
 from numbaconv.kernels.tiles import HEIGHTS, PLANE_TILES, THREE
-from numbaconv.kernels.tiles import SLIDING_HEIGHTS as TRAILS
+from numbaconv.kernels.tiles import TRAIL_HEIGHTS as TRAILS
 from numbaconv.kernels.weight_depthwise import WINDOW_SIZES
 from numbaconv.simd import (
     add,

@@ -124,6 +124,14 @@ def _train(dtype: np.dtype) -> None:
     for _ in range(steps.TIMES + 2):
         pooled.step(np.zeros((64, 1, 28, 28), dtype), np.zeros(64, np.int64))
     pooled.predict(np.zeros((64, 1, 28, 28), dtype))
+    colours = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, dtype=dtype, rng=0),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * 8 * 8, 10, dtype=dtype, rng=0),
+    )
+    nn.Trainer(colours, nn.SGD(lr=0.1)).step(np.zeros((2, 3, 16, 16), dtype), np.zeros(2, np.int64))
     large = np.zeros((64, 16, 16, 16), dtype)
     RandomShift(1)(large, rng)
     numbaconv.conv2d_backward(

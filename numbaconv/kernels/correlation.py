@@ -3,17 +3,17 @@
 Both correlate an image with some taps of the weights. The forward pass takes all taps for every output pixel. The
 input gradient of a strided convolution takes, for the pixels of one *phase* (those that agree modulo the stride), only
 the taps that reach them, and finds its source pixels next to each other: dense again, with no zero inserted and none
-multiplied. So the forward pass is the case of a single phase.
+multiplied. The forward pass is a single phase.
 
 Three taps of a kernel row that find neighbouring pixels are summed together (:mod:`numbaconv.kernels.tiles`). With a
-dilation, pixels that lie as far apart as taps do are neighbours in this sense, and make a phase.
+dilation, pixels that lie as far apart as taps do are neighbours in this sense; so those make a phase then.
 
 The work is cut into tasks, a band of rows of one group of one image each::
 
     task:   pack the band of the source into a slab, channels innermost, zeros as padding; unless it lies so already
             for some blocks of target channels, each phase, each row, each tile of pixels, each of the blocks:
                 tile  = bias
-                tile += source pixels x packed weights        (tiles.accumulate)
+                tile += source pixels x packed weights        (tiles.accumulate, accumulate_taps)
                 target pixels = tile
 
 Source pixels then come from the first cache for all blocks but one; so do the weights, of as many blocks as fit there.
@@ -115,9 +115,10 @@ def correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles
 
 @kernel(stages=2)
 def correlate_three(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, stage, thread, threads):
-    """The same where three taps of a kernel row find their pixels next to each other: a run is one of all three.
+    """The same where three taps of a kernel row find their pixels next to each other.
 
-    So a scalar that is broadcast serves three times as many multiply-adds, of pixels that are neighbours in the tile.
+    A run is then one of all three: its offsets are those of the first, its steps are the channels of the input. So
+    a scalar that is broadcast serves three times as many multiply-adds, of pixels that are neighbours in the tile.
     """
     _correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles, THREE, stage, thread, threads)
 
@@ -293,17 +294,17 @@ def _correlate_tile(bias, to, at, step, packed, x, source, block, vectors, heigh
             _sum(spread(SHORT, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last)
     elif vectors == 2:
         if height == HALF:
-            _slide(spread(HALF, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+            _trail(spread(HALF, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
         elif height == ODD:
-            _slide(spread(ODD, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+            _trail(spread(ODD, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
         else:
-            _slide(spread(LOW, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+            _trail(spread(LOW, 2, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
     elif height == HIGH:
-        _slide(spread(HIGH, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+        _trail(spread(HIGH, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
     elif height == EVEN:
-        _slide(spread(EVEN, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+        _trail(spread(EVEN, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
     else:
-        _slide(spread(HALF, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
+        _trail(spread(HALF, 1, bias, lane), to, at, step, packed, x, source, weights, plan, runs, first, last, taps)
 
 
 @device
@@ -315,7 +316,7 @@ def _sum(tile, to, at, step, packed, x, source, weights, plan, runs, first, last
 
 
 @device
-def _slide(tile, to, at, step, packed, x, source, weights, plan, runs, first, last, taps):
+def _trail(tile, to, at, step, packed, x, source, weights, plan, runs, first, last, taps):
     tile = accumulate_taps(
         tile, x, source, plan.in_w * plan.ICG, packed, weights, plan.lanes, plan.ICG * plan.width, plan.width, runs,
         first, last, taps,

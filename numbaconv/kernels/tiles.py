@@ -55,16 +55,17 @@ from numbaconv.simd import outer, put, store, trail
 
 #: Vectors in a tile's row, at most. With two, each broadcast is used twice; with more, fewer rows are left.
 VECTORS = 2
-#: The tile heights that kernels are compiled for. The tallest fills the registers, but for two vectors and a broadcast.
+#: The tile heights that kernels are compiled for, where taps come one by one. The tallest fills the registers, but
+#: for two vectors and a broadcast.
 TALL = (simd.VECTOR_REGISTERS - 4) // VECTORS
 MIDDLE, SHORT = (8, 4) if TALL > 8 else (4, 2)
 HEIGHTS = (TALL, MIDDLE, SHORT)
 #: Taps of a kernel row that are summed together, where as many find their pixels next to each other.
 SINGLE, THREE = (1,), (1,) * 3
-#: The heights of tiles for more than one, by the vectors of their rows: their weights take registers, too.
+#: The heights of tiles for more than one tap, by the vectors of their rows: the weights of all take registers, too.
 HIGH, EVEN = simd.VECTOR_REGISTERS // 2, simd.VECTOR_REGISTERS // 2 - 2
 HALF, ODD, LOW = HIGH // 2, EVEN // 2, HIGH // 4
-SLIDING_HEIGHTS = {1: (HIGH, EVEN, HALF), 2: (HALF, ODD, LOW)}
+TRAIL_HEIGHTS = {1: (HIGH, EVEN, HALF), 2: (HALF, ODD, LOW)}
 #: Where lanes are pixels, there are enough of them for low tiles to be wide: the vectors of a tile, by its height.
 PLANE_TILES = {TALL: 2, MIDDLE: 2, SHORT: 4, 1: 8}
 

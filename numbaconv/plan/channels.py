@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import product
 from typing import NamedTuple
 
 from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import CORRELATION, KERNELS
-from numbaconv.kernels.tiles import HEIGHTS, SINGLE, SLIDING_HEIGHTS, TALL, THREE
+from numbaconv.kernels.tiles import HEIGHTS, SINGLE, TALL, THREE, TRAIL_HEIGHTS
 from numbaconv.kernels.weight_gradient import (
     FEW_ROWS,
     WEIGHT_GRADIENT,
@@ -60,25 +62,25 @@ def cost(work: Correlation) -> float:
 
 
 def joined_taps(work: Correlation) -> Taps:
-    """How many taps of a kernel row are summed together. They are the innermost of the sum then, else the channels."""
+    """Which taps of a kernel row are summed together. They are the innermost of the sum then, else channels are."""
     return _way(work, _blocking(work))[1]
 
 
 def _sum_cost(work: Correlation, cut: Blocking, joined: Taps) -> float:
     """What the sums of a group take, where so many neighbouring taps are summed together."""
     total = 0.0
-    for vectors, blocks in _shapes(work, cut):
-        for columns in work.columns:
-            tiles = cover(columns.pixels, vectors, _heights(vectors, joined))
-            steps = len(columns.taps) * work.ICG
-            sums = sum(phase.pixels * max(len(phase.taps) * steps, FEWEST) for phase in work.rows if phase.taps)
-            total += blocks * sum(sums * _time(height, vectors, joined) for _, height, _ in tiles)
-            total += blocks * sum(phase.pixels for phase in work.rows) * len(tiles) * common.TILE_COST
+    alike = Counter((columns.pixels, len(columns.taps)) for columns in work.columns)
+    for (vectors, blocks), ((pixels, taps), phases) in product(_shapes(work, cut), alike.items()):
+        tiles = cover(pixels, vectors, _heights(vectors, joined))
+        steps = taps * work.ICG
+        sums = sum(phase.pixels * max(len(phase.taps) * steps, FEWEST) for phase in work.rows if phase.taps)
+        total += blocks * phases * sum(sums * _time(height, vectors, joined) for _, height, _ in tiles)
+        total += blocks * phases * sum(phase.pixels for phase in work.rows) * len(tiles) * common.TILE_COST
     return total
 
 
 def _way(work: Correlation, cut: Blocking) -> tuple[Correlation, Taps]:
-    """Tap by tap, or three of a kernel row together, where what one reads a pixel's neighbour reads with the next.
+    """Tap by tap, or three of a kernel row together, where each reads what the one before it reads a pixel further on.
 
     All blocks of channels have to be of one width then. What costs less is taken.
     """
@@ -91,8 +93,12 @@ def _way(work: Correlation, cut: Blocking) -> tuple[Correlation, Taps]:
 
 
 def _dealt(work: Correlation) -> Correlation:
-    """The same where taps lie some columns apart: so do the pixels of a phase, and each phase begins a column later."""
-    if len(work.columns) != 1 or len(work.columns[0].taps) < 2 or (work.step[1], work.stride[1]) != (1, 1):
+    """The same where taps lie some columns apart: so do the pixels of a phase, and each phase begins a column later.
+
+    Only where channels are innermost, for it is slow to write to every second column of a plane.
+    """
+    single = len(work.columns) == 1 and len(work.columns[0].taps) > 1
+    if not single or (work.step[1], work.stride[1]) != (1, 1) or work.target.layout == "NCHW":
         return work
     _, pixels, taps = work.columns[0]
     apart = taps[1][1] - taps[0][1]
@@ -331,7 +337,7 @@ def _weight_band(g: Conv2dGeometry, span: int, row_bytes: int, block_bytes: int,
 
 def _heights(vectors: int, joined: Taps) -> tuple[int, ...]:
     """The tiles of so many vectors a row that there are."""
-    return HEIGHTS if joined == SINGLE else SLIDING_HEIGHTS[vectors]
+    return HEIGHTS if joined == SINGLE else TRAIL_HEIGHTS[vectors]
 
 
 def cover(count: int, vectors: int, heights: tuple[int, ...] = HEIGHTS) -> list[tuple[int, int, int]]:

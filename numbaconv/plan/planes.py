@@ -50,17 +50,24 @@ def cost(work: Correlation) -> float:
     g, lanes = work.g, simd.lanes(work.dtype)
     packing = _packing(work)
     writing = {1: 0, 2: WIDEN_COST}.get(work.stride[1], STRIDE_COST)
-    sums = _sums(work, packing, _height(work, packing))
+    # Not of the height that threads can share: the order of a sum must not depend on how many images there are.
+    sums = min(_sums(work, packing, height) for height in _heights(work, packing))
     return g.N * (sums * g.G + _reading(work, lanes) + _turning(work.target, lanes, writing))
 
 
-def _height(work: Correlation, packing: Packing) -> int:
-    """Rows of a band, as many as the cache holds or fewer: those that tiles cover best, and threads can share."""
-    g, rows = work.g, max(1, work.pixels[0])
+def _heights(work: Correlation, packing: Packing) -> set[int]:
+    """How many rows a band may have: as many as the cache holds, or fewer."""
+    rows = max(1, work.pixels[0])
     row = work.ICG * len(packing.remainders) * packing.columns * work.dtype.itemsize
     fewest = -(-rows // common.fitting(rows, 1, packing.span, row))
+    return {-(-rows // bands) for bands in range(fewest, min(rows, fewest + common.TASKS) + 1)}
+
+
+def _height(work: Correlation, packing: Packing) -> int:
+    """Rows of a band: those that tiles cover best, and threads can share."""
+    g, rows = work.g, max(1, work.pixels[0])
     return min(
-        {-(-rows // bands) for bands in range(fewest, min(rows, fewest + common.TASKS) + 1)},
+        _heights(work, packing),
         key=lambda height: (_sums(work, packing, height) * common.idling(g, g.N * g.G * -(-rows // height)), -height),
     )
 
