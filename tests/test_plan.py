@@ -133,7 +133,7 @@ def test_taps_are_summed_together_where_they_reach_neighbours() -> None:
             return forward_plan(g, np.dtype(np.float32), "NHWC", "NHWC", direct()).kernel
 
     lanes = simd.lanes(np.float32)
-    image = 1, 9, 18, 8  # NHWC, of 8 or 16 output columns
+    image = 1, 9, 18, 8  # NHWC; a kernel of 3 x 3 makes 16 columns of it
     for filters in (lanes, 2 * lanes, 3 * lanes + 1):
         assert kernel(image, (filters, 3, 3, 8)) is correlate_three
     assert kernel(image, (3 * lanes, 3, 3, 8)) is correlate  # blocks of two widths
