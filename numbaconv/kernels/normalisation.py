@@ -256,36 +256,41 @@ def gradient_moments(grad_y, x, center, scale, shift, totals, products, sizes, s
 
 
 @kernel(allocates=True)
-def masked_moments(grad_y, y, x, center, through, totals, products, sizes, stage, thread, threads):
+def masked_moments(grad_y, more, y, x, center, through, totals, products, sizes, stage, thread, threads):
     """The same, where something was added before the ReLU: what it gave, ``y``, tells where there is a gradient.
 
-    That gradient, of both summands, is written to ``through``.
+    That gradient, of both summands, is written to ``through``. ``more`` is added to grad_y, unless it is empty.
     """
     _, C, R, L, inner, parts, _ = sizes
-    zero = x.dtype.type(0)
-    a, sums, more = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
+    zero, adds = x.dtype.type(0), len(more) > 0
+    a, sums, along = np.empty(L, x.dtype), np.empty(L, x.dtype), np.empty(L, x.dtype)
     done = False
     for task in share(parts * C, thread, threads):
         first, last, c = _rows(task, sizes)
         _along(center, c, inner, a, done)
         done = True
         sums[:] = 0
-        more[:] = 0
+        along[:] = 0
         for n in range(first, last):
             for r in range(R):
-                source, grad, output, to = (
-                    _row(x, n, c, r, sizes),
+                grad, output, to = (
                     _row(grad_y, n, c, r, sizes),
                     _row(y, n, c, r, sizes),
                     _row(through, n, c, r, sizes),
                 )
+                if adds:
+                    other = _row(more, n, c, r, sizes)
+                    for i in range(L):
+                        to[i] = grad[i] + other[i] if output[i] > 0 else zero
+                else:
+                    for i in range(L):
+                        to[i] = grad[i] if output[i] > 0 else zero
+                source = _row(x, n, c, r, sizes)
                 for i in range(L):
-                    value = grad[i] if output[i] > 0 else zero
-                    to[i] = value
-                    sums[i] += value
-                    more[i] += value * (source[i] - a[i])
+                    sums[i] += to[i]
+                    along[i] += to[i] * (source[i] - a[i])
         _fold(sums, c, inner, totals[task // C])
-        _fold(more, c, inner, products[task // C])
+        _fold(along, c, inner, products[task // C])
 
 
 @kernel(allocates=True)

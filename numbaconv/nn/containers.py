@@ -8,19 +8,17 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 
-from numbaconv.kernels import elementwise
 from numbaconv.nn.activation import ReLU, relu_backward
-from numbaconv.nn.checks import FLOATS, dense
 from numbaconv.nn.convolution import Conv2d
 from numbaconv.nn.folding import Folded
-from numbaconv.nn.layout import empty_like, flat, in_layout, is_dense, layout_of
+from numbaconv.nn.layout import in_layout, layout_of
 from numbaconv.nn.linear import Linear
 from numbaconv.nn.module import Module, evaluating
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.pooled import Pooled
 from numbaconv.nn.pooling import MaxPool2d
 from numbaconv.nn.replay import Tape, Tapes
-from numbaconv.threads import launch_light
+from numbaconv.nn.sums import addable, added
 
 
 class Sequential(Module):
@@ -132,11 +130,16 @@ class Sequential(Module):
     def _backward(self, grad_output: np.ndarray, end: int | None) -> np.ndarray | None:
         """The same through the steps before ``end``."""
         grad: np.ndarray | None = grad_output
+        more: np.ndarray | None = None  # another summand of it
         for layer in reversed(self._order[:end]):
             if grad is None:  # the layers before have no parameters, and nothing asks for their gradient
                 break
-            grad = layer.backward(grad)
-        return grad
+            block = layer.layer if type(layer) is _WithReLU else layer
+            if type(block) is Residual and "backward" not in vars(block):
+                grad, more = block.backward_apart(grad, more)
+            else:
+                grad, more = layer.backward(grad if more is None else added(grad, more)), None
+        return grad if grad is None or more is None else added(grad, more)
 
     def _run_again(self, tape: Tape, x: np.ndarray) -> None:
         """Run the layers, which save what the gradient needs, as they were when the tape was played."""
@@ -214,11 +217,11 @@ class Residual(Module):
             raise ValueError(
                 f"the main path gives {main.shape} and the shortcut {shortcut.shape}: they must be alike to be added"
             )
-        if norm is not None and not _addable(main, shortcut):
+        if norm is not None and not addable(main, shortcut):
             main = norm.forward(main)
             path = norm = None
         if norm is None:
-            y = _sum(main, shortcut, relu)
+            y = added(main, shortcut, relu)
         else:
             y = norm.forward(main, relu, in_layout(shortcut, layout_of(main)))
         self._saved = path, norm, y if relu else None
@@ -226,15 +229,21 @@ class Residual(Module):
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """The gradient of a sum goes to both paths; x went into both, so their gradients add up."""
+        return added(*self.backward_apart(grad_output))
+
+    def backward_apart(self, grad_output: np.ndarray, more: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The gradients that add up; ``more`` is another summand of the output's, as the next block may leave it."""
         path, norm, y = self._recall()
         if norm is not None:
-            main, grad_output = norm.backward_sum(grad_output)
+            main, grad_output = norm.backward_sum(grad_output, more)
             main = path._backward(main, -1)
         else:
+            if more is not None:
+                grad_output = added(grad_output, more)
             if y is not None:
                 grad_output = relu_backward(grad_output, y)
             main = self.main.backward(grad_output)
-        return _sum(main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output))
+        return main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output)
 
     def evaluation_steps(self) -> list[_Step] | None:
         """Both paths; None if it does something else."""
@@ -248,21 +257,6 @@ class Residual(Module):
             return None, None
         last = path._in_training[-1]
         return (path, last) if type(last) is BatchNorm2d and "forward" not in vars(last) else (None, None)
-
-
-def _addable(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two arrays of the same shape can be added by our kernels as they are."""
-    return a.dtype == b.dtype and a.dtype in FLOATS and is_dense(a) and is_dense(b)
-
-
-def _sum(a: np.ndarray, b: np.ndarray, relu: bool = False) -> np.ndarray:
-    if not _addable(a, b):
-        a, b = dense(a, "the output of a path"), dense(b, "the output of a path")
-        a, b = a.astype(np.result_type(a, b), copy=False), b.astype(np.result_type(a, b), copy=False)
-    y = empty_like(a)
-    kernel = elementwise.add_relu if relu else elementwise.add
-    launch_light(kernel, y.size, y.size, flat(a), flat(in_layout(b, layout_of(a))), flat(y))
-    return y
 
 
 class _WithReLU:

@@ -15,6 +15,7 @@ from numbaconv.nn.checks import FLOATS, check_gradient, flag, images, parameter_
 from numbaconv.nn.initialisation import constant
 from numbaconv.nn.layout import Form, empty_like, flat, layout_of
 from numbaconv.nn.module import Module, Parameter
+from numbaconv.nn.sums import added
 from numbaconv.threads import launch, launch_light
 
 #: Elements of a row: what is known of the channels along it should stay in the L1 cache, and be laid out seldom.
@@ -132,8 +133,8 @@ class BatchNorm2d(Module):
         """An array of the shape of x."""
         return self.backward_sum(grad_output)[0]
 
-    def backward_sum(self, grad_output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The gradients of x and, if there was one, of ``plus``.
+    def backward_sum(self, grad_output: np.ndarray, more: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The gradients of x and, if there was one, of ``plus``; ``more`` is another summand of the output's gradient.
 
         With ``x̂ = (x - mean) / std`` and ``count`` pixels a channel, ``grad_bias = Σ grad_y`` and
         ``grad_weight = Σ grad_y x̂``. Mean and variance depend on x as well, which takes away from grad_y what lies
@@ -145,9 +146,11 @@ class BatchNorm2d(Module):
         total, products = _totals(2, sizes)
         if y is not None and sizes.relu:
             through, sizes = empty_like(x), sizes._replace(relu=False)
-            _launch(kernels.masked_moments, sizes, grad, y, x, coefficients[0], through, total, products)
+            other = np.empty(0, x.dtype) if more is None else check_gradient(more, Form.of(x))
+            _launch(kernels.masked_moments, sizes, grad, other, y, x, coefficients[0], through, total, products)
             grad = through
         else:
+            grad = grad if more is None else added(grad, check_gradient(more, Form.of(x)))
             _launch(kernels.gradient_moments, sizes, grad, x, *coefficients, total, products)
         mean, slope = np.empty(self.num_features, x.dtype), np.empty(self.num_features, x.dtype)
         kind = np.float64 if self.weight is None else self.weight.data.dtype
