@@ -20,6 +20,8 @@ from numbaconv.threads import act, expect, for_team, launch, launch_light, threa
 
 #: Of a max pooling, the pixel that has won each window, flat, and the windows.
 Pooling: TypeAlias = tuple[np.ndarray, Windows]
+#: What a kernel is told of another layer, whose work it does: a pooling, or the rows of a batch norm's ``lay_out``.
+Other: TypeAlias = Pooling | tuple[np.ndarray]
 
 
 def correlate(
@@ -92,11 +94,11 @@ def weight_gradient(
     return target if target is out else _copied(out, target)
 
 
-def correlate_pooled(
+def correlate_with(
     plan: Plan, geometry: Conv2dGeometry, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None,
-    out: np.ndarray, pooling: Pooling, packed: PackedWeight | None = None,
+    out: np.ndarray, other: Other, packed: PackedWeight | None = None,
 ) -> bool:  # fmt: skip
-    """Fill ``out``, flat, with a plan of :func:`correlate` that pools what it gives, or reads what belongs to windows.
+    """Fill ``out``, flat, with a plan of :func:`correlate` that does the work of an ``other`` layer as well.
 
     Whether it was done: not where padding might meet what is not finite.
     """
@@ -106,20 +108,20 @@ def correlate_pooled(
         return False
     threads, memory = _memory(plan, dtype, None)
     bias = None if bias is None else flat(bias, dtype)
-    _launch(plan, threads, memory, packed, _held(plan, packed), x, w, bias, out, *pooling)
+    _launch(plan, threads, memory, packed, _held(plan, packed), x, w, bias, out, *other)
     return True
 
 
-def pooled_weight_gradient(
-    plan: Plan, geometry: Conv2dGeometry, input: np.ndarray, grad: np.ndarray, out: np.ndarray, pooling: Pooling
+def weight_gradient_with(
+    plan: Plan, geometry: Conv2dGeometry, input: np.ndarray, grad: np.ndarray, out: np.ndarray, other: Other
 ) -> bool:
-    """Fill ``out`` with a weight gradient, from that of what was pooled. Whether it was done, as above."""
+    """Fill ``out`` with a weight gradient, with such a plan. Whether it was done, as above."""
     x, w = flat_image(input, out.dtype, geometry.layout)[0], out.reshape(-1)
     threads, memory = _memory(plan, out.dtype, None)
     if plan.fill:
         launch_light(zero, w.size, w.size, w)
     if threads > 0:
-        launch(plan.kernel, threads, x, grad, w, memory, *plan.arguments, *pooling, stages=plan.stages(threads))
+        launch(plan.kernel, threads, x, grad, w, memory, *plan.arguments, *other, stages=plan.stages(threads))
     return not plan.zeros or _all_finite(w)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.jit import Kernel, device, kernel, share
+from numbaconv.jit import Kernel, device, kernel, routine, share
 
 #: A row of so many sums is not halved any more.
 _FEW = 32
@@ -210,6 +210,36 @@ def scale_shift(x, center, scale, shift, other, y, sizes, stage, thread, threads
                     for i in range(L):
                         value = (source[i] - a[i]) * b[i] + t[i]
                         to[i] = zero if relu and value <= 0 else value
+
+
+@Kernel
+def lay_out(center, scale, shift, rows, stage, thread, threads):
+    """What :func:`scale_shift` needs, as :func:`normalise_slab` takes it: three rows of some pixels."""
+    length = len(rows) // 3
+    for start in range(0, length, len(center)):
+        for c in range(len(center)):
+            rows[start + c] = center[c]
+            rows[length + start + c] = scale[c]
+            rows[2 * length + start + c] = shift[c]
+
+
+@routine
+def normalise_slab(slab, to, top, rows, left, columns, channels, IH, IW, table, relu):
+    """What :func:`scale_shift` would have done to the image that a slab was packed from; its padding stays zero.
+
+    The parameters are those of :func:`numbaconv.kernels.packing.pack_slab`, for all channels of an image. ``table``
+    is what :func:`lay_out` made.
+    """
+    length, zero = len(table) // 3, table.dtype.type(0)
+    a, b, t = table[:length], table[length : 2 * length], table[2 * length :]
+    first, last = max(0, -left), min(columns, IW - left)
+    for row in range(max(0, -top), min(rows, IH - top)):
+        start, end = to + (row * columns + first) * channels, to + (row * columns + last) * channels
+        for k in range(start, end, length):
+            pixels = slab[k : min(k + length, end)]
+            for i in range(len(pixels)):
+                value = (pixels[i] - a[i]) * b[i] + t[i]
+                pixels[i] = zero if relu and value <= 0 else value
 
 
 @kernel(allocates=True)

@@ -71,7 +71,7 @@ def weight_gradient_winograd(x, z, w, scratch, numbers, taps, tiles, stage, thre
     tiles : int array (tiles, 3)
         First input channel, height of the register tile, rows of it that exist; the others are summed, and never read.
     """
-    _weight_gradient(x, z, w, scratch, numbers, taps, tiles, None, stage, thread, threads)
+    _weight_gradient(x, z, w, scratch, numbers, taps, tiles, None, None, stage, thread, threads)
 
 
 @kernel(stages=3)
@@ -82,17 +82,23 @@ def weight_gradient_winograd_pooled(
 
     ``winner`` says where it goes (see :func:`numbaconv.kernels.pooling.max_pool_backward`).
     """
-    _weight_gradient(x, z, w, scratch, numbers, taps, tiles, (winner, windows), stage, thread, threads)
+    _weight_gradient(x, z, w, scratch, numbers, taps, tiles, (winner, windows), None, stage, thread, threads)
+
+
+@kernel(stages=3)
+def weight_gradient_winograd_normed(x, z, w, scratch, numbers, taps, tiles, norm, stage, thread, threads):
+    """The same where a batch normalisation comes before, as in :func:`numbaconv.kernels.winograd`."""
+    _weight_gradient(x, z, w, scratch, numbers, taps, tiles, None, norm, stage, thread, threads)
 
 
 @inlined
-def _weight_gradient(x, z, w, scratch, numbers, taps, tiles, pool, stage, thread, threads):
+def _weight_gradient(x, z, w, scratch, numbers, taps, tiles, pool, norm, stage, thread, threads):
     plan = read(numbers, WEIGHT_WINOGRAD)
     if stage == ALL or stage == 0:
         if plan.by_blocks:
             transform_all(x, scratch, plan.slabs + thread * plan.own, plan, None, thread, threads)
     if stage == ALL or stage == 1:
-        _sum_share(x, z, scratch, plan, tiles, pool, thread, threads)
+        _sum_share(x, z, scratch, plan, tiles, pool, norm, thread, threads)
     if stage == ALL or stage == 2:
         for block in share(plan.G * plan.blocks, thread, threads):
             _unpack_sums(w, scratch, plan, taps, block)
@@ -110,7 +116,7 @@ def _unpack_sums(w, scratch, plan, taps, block):
 
 
 @routine
-def _sum_share(x, z, scratch, plan, tiles, pool, thread, threads):
+def _sum_share(x, z, scratch, plan, tiles, pool, norm, thread, threads):
     """One thread's share of the tasks: one partial sum of one share of the blocks of one group each.
 
     Shares of the same part that follow each other are taken together, for they read the same input.
@@ -131,7 +137,7 @@ def _sum_share(x, z, scratch, plan, tiles, pool, thread, threads):
                 inputs += unit * plan.row_tiles * plan.pitch
             else:
                 inputs = own + plan.inputs
-                transform_images(x, scratch, own, inputs, plan, None, g, unit, batch, none, plan.ICG)
+                transform_images(x, scratch, own, inputs, plan, None, norm, g, unit, batch, none, plan.ICG)
             _transform_gradients(z, scratch, own, plan, pool, g, first, last, unit, batch)
             hints, runs = batch if plan.ahead else 0, runs_of_tiles(plan, unit, batch)
             _multiply(scratch, own, inputs, plan, last - first, tiles, runs, x, z, unit, hints)

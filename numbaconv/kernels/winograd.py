@@ -97,7 +97,7 @@ def correlate_winograd(x, w, bias, y, packed, scratch, numbers, heights, stage, 
     if stage != 1:
         _prepare(x, w, packed, scratch, plan, None, thread, threads)
     if stage != 0:
-        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, None, thread, threads)
+        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, None, None, thread, threads)
 
 
 @kernel(stages=2)
@@ -113,7 +113,20 @@ def correlate_winograd_pooled(
     if stage != 1:
         _prepare(x, w, packed, scratch, plan, (winner, windows), thread, threads)
     if stage != 0:
-        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, (winner, windows), thread, threads)
+        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, (winner, windows), None, thread, threads)
+
+
+@kernel(stages=2)
+def correlate_winograd_normed(x, w, bias, y, packed, scratch, numbers, heights, norm, stage, thread, threads):
+    """The same where a batch normalisation comes before, and what lies between them is nowhere in memory.
+
+    ``norm`` is what :func:`numbaconv.kernels.normalisation.lay_out` made. Each thread makes its own transformed input.
+    """
+    plan = read(numbers, WINOGRAD)
+    if stage != 1:
+        _prepare(x, w, packed, scratch, plan, None, thread, threads)
+    if stage != 0:
+        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, None, norm, thread, threads)
 
 
 @routine
@@ -183,7 +196,7 @@ def _transform_taps(scratch, stage, channels, plan, packed, to):
 
 
 @routine
-def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, thread, threads):
+def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, thread, threads):
     """One thread's share of the work: some blocks of weights, or some of the input, batch by batch.
 
     ``none`` is no literal, for which routines would be compiled once more.
@@ -213,7 +226,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, thread
             batch = min(min(end, (g + 1) * group) - task, plan.batch)
             runs = runs_of_tiles(plan, task - g * group, batch)
             transform_images(
-                x, scratch, own, own + plan.inputs, plan, pool, g, task - g * group, batch, none, plan.ICG
+                x, scratch, own, own + plan.inputs, plan, pool, norm, g, task - g * group, batch, none, plan.ICG
             )  # fmt: skip
             for block in range(plan.blocks):
                 weights = all_weights + (g * plan.blocks + block) * plan.block_size

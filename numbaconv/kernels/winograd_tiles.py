@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv.jit import device, inlined, routine, share
+from numbaconv.kernels.normalisation import normalise_slab
 from numbaconv.kernels.packing import pack_slab
 from numbaconv.kernels.pooling import spread_slab
 from numbaconv.kernels.transforms import transform_input, transform_small_input
@@ -66,6 +67,7 @@ TILING = (
     "x_unit",  # elements of an image for each of its rows of strips
     "y_ahead",  # the same for the output, or its gradient
     "y_unit",
+    "rectified",  # 1: where the input is normalised, it also goes through a ReLU
     "tasks",  # what threads share
 )
 
@@ -80,7 +82,7 @@ def transform_all(x, scratch, own, plan, pool, thread, threads):
         to = plan.inputs + g * plan.points * plan.points * plan.input_point + first * plan.row_tiles * plan.pitch
         begin, end = vectors * piece // pieces * plan.lanes, vectors * (piece + 1) // pieces * plan.lanes
         batch = min(plan.units - first, plan.batch)
-        transform_images(x, scratch, own, to, plan, pool, g, first, batch, begin, min(end, plan.ICG) - begin)
+        transform_images(x, scratch, own, to, plan, pool, None, g, first, batch, begin, min(end, plan.ICG) - begin)
 
 
 @device
@@ -141,10 +143,11 @@ def row_of_tiles(plan, row, columns, thin_columns, nexts):
 
 
 @routine
-def transform_images(x, scratch, own, to, plan, pool, g, task, batch, begin, channels):
+def transform_images(x, scratch, own, to, plan, pool, norm, g, task, batch, begin, channels):
     """Transform what some rows of strips read, of some channels from ``begin`` on, to ``scratch[to]`` on.
 
-    Some rows are often of one strip, and are packed together. ``pool`` is what is known of a pooling, or None.
+    Some rows are often of one strip, and are packed together. ``pool`` is what is known of a pooling, or None, and
+    ``norm`` what is known of the channels, where a batch normalisation is still to be made, or None.
     """
     nexts = first_tiles(plan, task, batch)
     line, end = plan.columns * channels, task + batch
@@ -164,6 +167,10 @@ def transform_images(x, scratch, own, to, plan, pool, g, task, batch, begin, cha
                 x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
                 scratch, own, top, high, edge, plan.columns, 1, 0, channels, plan.lanes,
             )  # fmt: skip
+            if norm is not None:
+                normalise_slab(
+                    scratch, own, top, high, edge, plan.columns, channels, plan.IH, plan.IW, norm, plan.rectified == 1
+                )
         for row in range(rows * plan.phases):
             oh, left = first_pixel(plan, row)
             low, tile, thin_tile, nexts = row_of_tiles(

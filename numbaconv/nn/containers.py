@@ -15,6 +15,7 @@ from numbaconv.nn.layout import in_layout, layout_of
 from numbaconv.nn.linear import Linear
 from numbaconv.nn.module import Module, evaluating
 from numbaconv.nn.normalisation import BatchNorm2d
+from numbaconv.nn.normed import Normed
 from numbaconv.nn.pooled import Pooled
 from numbaconv.nn.pooling import MaxPool2d
 from numbaconv.nn.replay import Tape, Tapes
@@ -277,7 +278,7 @@ class _WithReLU:
 
 #: Attributes of a model that follow from its layers.
 _STEPS = ("_in_training", "_in_evaluation", "_order", "_tapes", "_replayed")
-_Step: TypeAlias = Module | Folded | Pooled | _WithReLU
+_Step: TypeAlias = Module | Folded | Normed | Pooled | _WithReLU
 
 
 def _training_steps(layers: Sequence[Module]) -> list[_Step]:
@@ -290,7 +291,7 @@ def _training_steps(layers: Sequence[Module]) -> list[_Step]:
     for k, (first, second) in enumerate(pairwise(layers)):
         if type(first) is ReLU and type(second) is MaxPool2d:
             steps[k : k + 2] = second, first
-    return _with_pooling(_with_relu(steps))
+    return _with_norm(_with_pooling(_with_relu(steps)))
 
 
 def _evaluation_steps(layers: Sequence[Module]) -> list[_Step]:
@@ -328,6 +329,16 @@ def _with_pooling(steps: list[_Step]) -> list[_Step]:
             steps[k : k + 2] = [Pooled(first, pool, relu)]
         elif type(pool) is MaxPool2d and type(first) is Folded and not relu:
             steps[k : k + 2] = [Pooled(first, pool, first.relu)]
+    return steps
+
+
+def _with_norm(steps: list[_Step]) -> list[_Step]:
+    """The same steps, of which some normalise what they convolve."""
+    for k in reversed(range(len(steps) - 1)):
+        first, conv = steps[k], steps[k + 1]
+        norm = first.layer if type(first) is _WithReLU else first
+        if type(norm) is BatchNorm2d and type(conv) is Conv2d:
+            steps[k : k + 2] = [Normed(norm, norm is not first, conv)]
     return steps
 
 

@@ -18,6 +18,8 @@ from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, empty, empty_like, preferred
 from numbaconv.nn.module import Module, Parameter
+from numbaconv.nn.normalisation import Normalised
+from numbaconv.nn.normed import normed_weight_gradient
 from numbaconv.packed import PackedWeight
 from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
 
@@ -168,12 +170,17 @@ class Conv2d(_Convolution):
         grad, forms, weight = check_gradient(grad_output, form), FORMS[get_algorithm()], self.weight.data
         if rectified is not None:
             grad = masked(grad, rectified)
-        self.weight.add_grad(weight_gradient(forms, geometry, x, grad, fresh(weight.shape, grad.dtype)))
+        grad_weight = fresh(weight.shape, grad.dtype)
+        if type(x) is not Normalised:
+            weight_gradient(forms, geometry, x, grad, grad_weight)
+        elif not normed_weight_gradient(geometry, x, grad, grad_weight):
+            weight_gradient(forms, geometry, x.made(), grad, grad_weight)
+        self.weight.add_grad(grad_weight)
         if self.bias is not None:
             self.bias.add_grad(bias_gradient(geometry, grad))
         if not self.needs_input_grad:
             return None
-        grad_input = empty_like(x, grad.dtype)
+        grad_input = empty_like(x.x if type(x) is Normalised else x, grad.dtype)
         return correlate(input_gradient_plan, forms, geometry, grad, weight, None, grad_input)
 
 

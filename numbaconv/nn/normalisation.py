@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,11 +20,35 @@ from numbaconv.threads import launch, launch_light
 
 #: Elements of a row: what is known of the channels along it should stay in the L1 cache, and be laid out seldom.
 _ROW = 1024
+#: The same where a convolution reads them, which has more in that cache.
+_SHORT_ROW = 512
 _SHORTEST_ROW = 16
 #: Parts of a batch, each of which a thread sums by itself, where there are too few channels for many threads.
 _PARTS = 16
 #: Pixels of an image whose mean is near enough to that of a batch.
 _SAMPLE = 256
+
+
+class Normalised(NamedTuple):
+    """What a batch norm gives, and a ReLU behind it, if there is one, before it is made: maybe where it is read."""
+
+    x: np.ndarray
+    sizes: NormSizes
+    coefficients: tuple[np.ndarray, np.ndarray, np.ndarray]  # center, scale and shift of each channel
+
+    def made(self, plus: np.ndarray | None = None) -> np.ndarray:
+        """An array like x; ``plus`` is added before the ReLU."""
+        y = empty_like(self.x)
+        other = np.empty(0, y.dtype) if plus is None else plus
+        _launch(kernels.scale_shift, self.sizes, self.x, *self.coefficients, other, y)
+        return y
+
+    def rows(self) -> np.ndarray:
+        """What a kernel needs to make it."""
+        channels = self.x.shape[1]
+        rows = np.empty(3 * channels * max(1, _SHORT_ROW // channels), self.x.dtype)
+        launch(kernels.lay_out, 1, *self.coefficients, rows)
+        return rows
 
 
 class BatchNorm2d(Module):
@@ -108,6 +132,14 @@ class BatchNorm2d(Module):
 
         In the same sweep, ``plus`` is added, an array like x; and with ``relu``, a :class:`ReLU` follows.
         """
+        normalised = self.normalised(x, relu)
+        y = normalised.made(plus)
+        if plus is not None:
+            self._saved = (*self._recall()[:3], y)
+        return y
+
+    def normalised(self, x: np.ndarray, relu: bool) -> Normalised:
+        """The same before it is made."""
         x = images(x)
         C = self.num_features
         if x.shape[1] != C or min(x.shape[1:]) < 1:
@@ -124,10 +156,9 @@ class BatchNorm2d(Module):
         bias = _each(0.0 if self.bias is None else self.bias.data, C)
         rstd, center, scale, shift = np.empty(C), *(np.empty(C, x.dtype) for _ in range(3))
         launch(kernels.coefficients, 1, mean, variance, self.eps, weight, bias, rstd, center, scale, shift)
-        y = empty_like(x)
-        _launch(kernels.scale_shift, sizes, x, center, scale, shift, np.empty(0, x.dtype) if plus is None else plus, y)
-        self._saved = x, sizes, (center, scale, shift), rstd, own_moments, None if plus is None else y
-        return y
+        normalised = Normalised(x, sizes, (center, scale, shift))
+        self._saved = normalised, rstd, own_moments, None
+        return normalised
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray:
         """An array of the shape of x."""
@@ -141,7 +172,7 @@ class BatchNorm2d(Module):
         along 1 and along x̂: ``grad_x = weight / std * (grad_y - grad_bias / count - x̂ * grad_weight / count)``. In
         evaluation they are constants, and ``grad_x = weight / std * grad_y``.
         """
-        x, sizes, coefficients, rstd, own_moments, y = self._recall()
+        (x, sizes, coefficients), rstd, own_moments, y = self._recall()
         grad, count = check_gradient(grad_output, Form.of(x)), max(1, x.size // self.num_features)
         total, products = _totals(2, sizes)
         if y is not None and sizes.relu:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from numbaconv.algorithms import get_algorithm
-from numbaconv.execution import correlate_pooled, pooled_bias_gradient, pooled_weight_gradient
+from numbaconv.execution import correlate_with, pooled_bias_gradient, weight_gradient_with
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.pooling import Windows
 from numbaconv.memory import flat_image, fresh
@@ -74,7 +74,7 @@ class Pooled:
         y = empty((g.N, g.OC, sizes.OH, sizes.OW), x.dtype, between.layout)
         winner = empty_like(y, winner_dtype(sizes))
         weight, bias, packed = arrays
-        if not correlate_pooled(plan, g, x, weight, bias, flat(y), (flat(winner), windows), packed):
+        if not correlate_with(plan, g, x, weight, bias, flat(y), (flat(winner), windows), packed):
             return None
         if not isinstance(self.step, Folded):
             conv._saved = x, between, g, None
@@ -114,10 +114,10 @@ class Pooled:
         weight, grad_input = conv.weight.data, None
         if input_plan is not None:
             grad_input = empty_like(x)
-            if not correlate_pooled(input_plan, g, grad, weight, None, flat(grad_input), pooling):
+            if not correlate_with(input_plan, g, grad, weight, None, flat(grad_input), pooling):
                 return None
         grad_weight = fresh(weight.shape, x.dtype)
-        if not pooled_weight_gradient(plan, g, x, flat(grad), grad_weight, pooling):
+        if not weight_gradient_with(plan, g, x, flat(grad), grad_weight, pooling):
             return None
         conv.weight.add_grad(grad_weight)
         if conv.bias is not None:

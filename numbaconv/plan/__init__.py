@@ -28,6 +28,7 @@ __all__ = [
     "Plan",
     "forward_plan",
     "input_gradient_plan",
+    "normed_plans",
     "pooled_input_gradient_plan",
     "pooled_plan",
     "pooled_weight_gradient_plan",
@@ -102,6 +103,20 @@ def pooled_weight_gradient_plan(
     work = _forward(g, dtype, x, "NHWC")._replace(pooled=windows)
     form = min(forms, key=lambda form: form.weight_cost(work))
     return form.weight_plan(work) if _pools(form, work) else None
+
+
+@lru_cache(maxsize=256)
+def normed_plans(g: Conv2dGeometry, dtype: np.dtype, rectified: bool, forms: Forms) -> tuple[Plan, Plan] | None:
+    """The plans of ``conv2d`` and of its ``conv2d_weight``, of what a batch norm gives, all channels innermost.
+
+    None where not both have a kernel that makes the batch normalisation where it reads.
+    """
+    work = _forward(g, dtype, "NHWC", "NHWC")._replace(normed=True, rectified=rectified)
+    form = min(forms, key=lambda form: form.cost(work))
+    weight_form = min(forms, key=lambda form: form.weight_cost(work))
+    if form is not winograd or weight_form is not winograd:
+        return None
+    return (winograd.plan(work), winograd.weight_plan(work)) if winograd.norms(work) else None
 
 
 def _pools(form: ModuleType, work: Correlation) -> bool:

@@ -9,9 +9,20 @@ import numpy as np
 
 from numbaconv import simd
 from numbaconv.geometry import WINOGRAD_DILATION, Conv2dGeometry
+from numbaconv.jit import Kernel
 from numbaconv.kernels.tiles import HEIGHTS, TALL
-from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd, weight_gradient_winograd_pooled
-from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd, correlate_winograd_pooled
+from numbaconv.kernels.weight_winograd import (
+    WEIGHT_WINOGRAD,
+    weight_gradient_winograd,
+    weight_gradient_winograd_normed,
+    weight_gradient_winograd_pooled,
+)
+from numbaconv.kernels.winograd import (
+    WINOGRAD,
+    correlate_winograd,
+    correlate_winograd_normed,
+    correlate_winograd_pooled,
+)
 from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation
 from numbaconv.plan.common import Memory, Plan, round_up
@@ -153,7 +164,7 @@ def plan(work: Correlation) -> Plan:
         left=-g.PL if work.forward else g.PL - g.DW * beyond, **_ahead(work, c, rows, both=False), relu=int(work.relu),
         pooled=0 if work.pooled is None else 1 if work.forward else 2, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
-    kernel = correlate_winograd_pooled if work.pooled else correlate_winograd
+    kernel = _kernel(work, correlate_winograd, correlate_winograd_pooled, correlate_winograd_normed)
     return common.plan(
         kernel, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width),
         first=int(private),
@@ -184,7 +195,7 @@ def weight_plan(work: Correlation) -> Plan:
     g = work.g
     c = min(cuts(work), key=lambda c: _weight_cost(work, c))
     parts, splits, together = _parts(work, c)
-    by_blocks, points = parts == 1 and splits > together and c.strips == 1, c.points**2
+    by_blocks, points = _weight_by_blocks(work, c), c.points**2
     blocks = -(-c.blocks * together // splits)
     z_pitch = blocks * c.width
     units = c.units(g)
@@ -217,7 +228,7 @@ def weight_plan(work: Correlation) -> Plan:
     )  # fmt: skip
     taps = [(k * tap, k * work.ICG) for k in range(filter_size)]
     tables = (common.table(taps, 2), common.table(registers, 3))
-    kernel = weight_gradient_winograd_pooled if work.pooled else weight_gradient_winograd
+    kernel = _kernel(work, weight_gradient_winograd, weight_gradient_winograd_pooled, weight_gradient_winograd_normed)
     return common.plan(kernel, WEIGHT_WINOGRAD, values, tables, work, False, True, first=int(not by_blocks))
 
 
@@ -226,6 +237,20 @@ def pools(work: Correlation) -> bool:
     g = work.g
     inside = work.forward or max(g.PL, g.PR) < g.KW  # the slab has all columns of what was pooled
     return inside and all(c.phases == c.strips == 1 and c.tile % work.window_rows == 0 for c in cuts(work))
+
+
+def norms(work: Correlation) -> bool:
+    """Whether the kernels for a forward pass and its weight gradient can normalise what they read.
+
+    Each thread does that for itself, and to all channels of a pixel.
+    """
+    c, weight_cut = (min(cuts(work), key=lambda c: cost(work, c)) for cost in (_cost, _weight_cost))
+    return work.g.G == 1 and not _by_blocks(work, c) and not _weight_by_blocks(work, weight_cut)
+
+
+def _kernel(work: Correlation, alone: Kernel, pooled: Kernel, normed: Kernel) -> Kernel:
+    """The kernel for what comes behind a convolution, or before it."""
+    return pooled if work.pooled else normed if work.normed else alone
 
 
 def _whole_windows(work: Correlation, c: Cut) -> int:
@@ -241,7 +266,7 @@ def _tiling(work: Correlation, c: Cut) -> dict[str, int]:
         w_group=g.OCG * g.ICG * c.side**2, side=c.side, lanes=c.lanes, width=c.width, blocks=c.blocks, tile=c.tile,
         points=c.points, pitch=c.pitch, tall=c.tall, wide=c.wide, row_tiles=c.wide * c.phases, strip=c.strip,
         strips=c.strips, low=c.low, thin=c.thin, DH=g.DH, DW=g.DW, phases=c.phases, columns=c.columns(g),
-        units=c.units(g),
+        units=c.units(g), rectified=int(work.rectified),
     )  # fmt: skip
 
 
@@ -268,6 +293,12 @@ def _registers(work: Correlation) -> list[tuple[int, int, int]]:
 def _by_blocks(work: Correlation, c: Cut) -> bool:
     """Whether the transformed input is smaller than the transformed weights, and these are not there already."""
     return not work.packed and work.g.N * c.tiles < work.OCG and c.strips == 1
+
+
+def _weight_by_blocks(work: Correlation, c: Cut) -> bool:
+    """Whether several shares of blocks read the same transformed input, of all images."""
+    parts, splits, together = _parts(work, c)
+    return parts == 1 and splits > together and c.strips == 1
 
 
 def _batch(work: Correlation, c: Cut, channels: int, most: int) -> int:
