@@ -46,10 +46,19 @@ class Ordered:
         self.cost, self.weight_cost, self.pools = winograd.cost, winograd.weight_cost, winograd.pools
 
     def plan(self, work: Correlation) -> planning.Plan:
-        with mock.patch.object(winograd, "_by_blocks", lambda work, cut: self.by_blocks and cut.strips == 1):
+        with self._ordered():
             return winograd.plan(work)
 
     def weight_plan(self, work: Correlation) -> planning.Plan:
+        with self._ordered():
+            return winograd.weight_plan(work)
+
+    def norms(self, work: Correlation) -> bool:
+        with self._ordered():
+            return winograd.norms(work)
+
+    @contextmanager
+    def _ordered(self) -> Iterator[None]:
         """A weight gradient goes by blocks where they are split, and partial sums are not."""
         usual = winograd._parts
 
@@ -59,8 +68,9 @@ class Ordered:
                 return 1, max(2, splits), 1
             return parts, splits, splits if parts == 1 else together
 
-        with mock.patch.object(winograd, "_parts", parts):
-            return winograd.weight_plan(work)
+        order = mock.patch.object(winograd, "_by_blocks", lambda work, cut: self.by_blocks and cut.strips == 1)
+        with order, mock.patch.object(winograd, "_parts", parts):
+            yield
 
 
 #: The forms of plan that can be forced, and the choice between those whose sums are exact.
@@ -464,7 +474,7 @@ def only(form: str) -> Iterator[None]:
 
 def forget_plans() -> None:
     for name in planning.__all__:
-        if name.endswith("_plan"):
+        if name.endswith(("_plan", "_plans")):
             getattr(planning, name).cache_clear()
     calls.forget()
 

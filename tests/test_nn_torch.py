@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 
 import numpy as np
 import pytest
 
+import numbaconv
 from numbaconv import nn
 
 torch = pytest.importorskip("torch")
@@ -273,9 +275,41 @@ def translate(module: nn.Module):
         ("resnet20", (2, 3, 32, 32)),
     ],
 )
-def test_models(name, shape) -> None:
+@pytest.mark.parametrize("algorithm", ["direct", "auto"])
+def test_models(name, shape, algorithm) -> None:
     model = nn.models.MODELS[name](rng=0, dtype=np.float64)
-    compare(model, translate(model), RNG.standard_normal(shape), 1e-9)
+    with chosen(algorithm):
+        compare(model, translate(model), RNG.standard_normal(shape), 1e-9)
+
+
+@contextlib.contextmanager
+def chosen(algorithm):
+    """With Winograd's algorithm, where it is chosen, or without."""
+    numbaconv.set_algorithm(algorithm)
+    try:
+        yield
+    finally:
+        numbaconv.set_algorithm("direct")
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("algorithm", ["direct", "auto"])
+def test_residual_blocks(algorithm, relu) -> None:
+    def conv(taps: int = 3) -> nn.Conv2d:
+        return nn.Conv2d(16, 16, taps, padding=taps // 2, bias=False, dtype=np.float64, rng=taps)
+
+    def path() -> nn.Sequential:
+        norms = [nn.BatchNorm2d(16, dtype=np.float64) for _ in range(2)]
+        return nn.Sequential(conv(), norms[0], nn.ReLU(), conv(), norms[1])
+
+    blocks = [
+        nn.Residual(path()), nn.Residual(path(), conv(1)), nn.Residual(nn.Sequential(conv(), nn.Residual(path()))),
+        nn.Residual(nn.Residual(path()), nn.Sequential(nn.Residual(conv()))),
+    ]  # fmt: skip
+    layers = [layer for block in blocks for layer in (block, *[nn.ReLU()] * relu)]
+    model = nn.Sequential(conv(), *layers)
+    with chosen(algorithm):
+        compare(model, translate(model), RNG.standard_normal((3, 16, 9, 11)), 1e-9)
 
 
 def test_training_follows_torch() -> None:

@@ -228,11 +228,14 @@ class Residual(Module):
         self._saved = path, norm, y if relu else None
         return y
 
-    def backward(self, grad_output: np.ndarray) -> np.ndarray:
+    def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The gradient of a sum goes to both paths; x went into both, so their gradients add up."""
-        return added(*self.backward_apart(grad_output))
+        main, shortcut = self.backward_apart(grad_output)
+        return None if main is None or shortcut is None else added(main, shortcut)
 
-    def backward_apart(self, grad_output: np.ndarray, more: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def backward_apart(
+        self, grad_output: np.ndarray, more: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
         """The gradients that add up; ``more`` is another summand of the output's, as the next block may leave it."""
         path, norm, y = self._recall()
         if norm is not None:
@@ -244,7 +247,10 @@ class Residual(Module):
             if y is not None:
                 grad_output = relu_backward(grad_output, y)
             main = self.main.backward(grad_output)
-        return main, grad_output if self.shortcut is None else self.shortcut.backward(grad_output)
+        shortcut = grad_output if self.shortcut is None else self.shortcut.backward(grad_output)
+        if (main is None) != (shortcut is None):
+            raise ValueError("one path gives a gradient, and the other none: was require_input_grad called on a part?")
+        return main, shortcut
 
     def evaluation_steps(self) -> list[_Step] | None:
         """Both paths; None if it does something else."""
@@ -257,7 +263,8 @@ class Residual(Module):
         if type(path) is not Sequential or not path.training or not path._in_training:
             return None, None
         last = path._in_training[-1]
-        return (path, last) if type(last) is BatchNorm2d and "forward" not in vars(last) else (None, None)
+        own = any("forward" in vars(module) or "backward" in vars(module) for module in (path, last))  # somebody's
+        return (path, last) if type(last) is BatchNorm2d and not own else (None, None)
 
 
 class _WithReLU:

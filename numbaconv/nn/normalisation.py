@@ -173,6 +173,8 @@ class BatchNorm2d(Module):
         evaluation they are constants, and ``grad_x = weight / std * grad_y``.
         """
         (x, sizes, coefficients), rstd, own_moments, y = self._recall()
+        if more is not None and not grad_output.dtype == more.dtype == x.dtype:  # their sum is to be rounded, not they
+            grad_output, more = added(grad_output, more), None
         grad, count = check_gradient(grad_output, Form.of(x)), max(1, x.size // self.num_features)
         total, products = _totals(2, sizes)
         if y is not None and sizes.relu:

@@ -20,6 +20,8 @@ def added(a: np.ndarray, b: np.ndarray, relu: bool = False) -> np.ndarray:
     if not addable(a, b):
         a, b = dense(a, "the output of a path"), dense(b, "the output of a path")
         a, b = a.astype(np.result_type(a, b), copy=False), b.astype(np.result_type(a, b), copy=False)
+    if a.shape != b.shape:
+        raise ValueError(f"two paths give {a.shape} and {b.shape}: they must be alike to be added")
     y = empty_like(a)
     kernel = elementwise.add_relu if relu else elementwise.add
     launch_light(kernel, y.size, y.size, flat(a), flat(in_layout(b, layout_of(a))), flat(y))

@@ -114,9 +114,9 @@ def normed_plans(g: Conv2dGeometry, dtype: np.dtype, rectified: bool, forms: For
     work = _forward(g, dtype, "NHWC", "NHWC")._replace(normed=True, rectified=rectified)
     form = min(forms, key=lambda form: form.cost(work))
     weight_form = min(forms, key=lambda form: form.weight_cost(work))
-    if form is not winograd or weight_form is not winograd:
+    if form is not weight_form or not hasattr(form, "norms") or not form.norms(work):
         return None
-    return (winograd.plan(work), winograd.weight_plan(work)) if winograd.norms(work) else None
+    return form.plan(work), form.weight_plan(work)
 
 
 def _pools(form: ModuleType, work: Correlation) -> bool:
