@@ -16,8 +16,8 @@ import mmap
 import random
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from typing import Any
 from unittest import mock
@@ -37,13 +37,19 @@ from cases import (
     run,
     run_python,
 )
+from test_nn_normed import KERNELS, backward_one_by_one, chosen, forward_one_by_one
+from test_nn_normed import Shapes as Normable
 from test_nn_pooled import Shapes, launches, one_by_one, together
 
 import numbaconv
 import numbaconv.execution
 import numbaconv.packed
 from numbaconv.geometry import Conv2dGeometry
-from numbaconv.nn import layout, pooled
+from numbaconv.kernels.normalisation import lay_out
+from numbaconv.nn import convolution, layout, pooled
+from numbaconv.nn.layout import in_layout
+from numbaconv.nn.normalisation import Normalised
+from numbaconv.threads import launch
 
 pytestmark = [
     pytest.mark.compiled,
@@ -60,6 +66,8 @@ FORCED = [form for form in FORMS | PLAIN if form != "cheapest"]
 BATCHES = [(0, 150, 20_000, 1), (1, 16, 600_000, 1), (2, 40, 20_000, 2), (3, 8, 600_000, 2)]
 #: How many convolutions are pooled, in which forms.
 POOLED, POOLING = 60, ("channels", "winograd by tiles", "winograd by blocks")
+#: How many normalise what they read.
+NORMED = 80
 
 
 def guarded(values: np.ndarray, side: str, writable: bool = True) -> np.ndarray:
@@ -195,8 +203,9 @@ def child_pooled() -> None:
                 for parameter in model.parameters():
                     parameter.data = guarded(parameter.data, side, writable=False)
                 numbaconv.set_num_threads(1 + number % min(2, numba.config.NUMBA_NUM_THREADS))
-                x = guarded_image(x, side, "NCHW", number % 3 == 0, writable=False)
-                z = guarded_image(z, side, "NCHW", True, writable=False)
+                writable = number % 4 < 2  # what is read-only, layers copy
+                x = guarded_image(x, side, "NCHW", number % 3 == 0, writable)
+                z = guarded_image(z, side, "NCHW", True, writable)
                 with mock.patch.object(layout, "fresh", fresh(side)), mock.patch.object(pooled, "fresh", fresh(side)):
                     for got, right in zip(together(model, x, z), wanted, strict=True):
                         np.testing.assert_array_equal(got, right)
@@ -212,6 +221,68 @@ def some_shapes(choose: random.Random, form: str) -> Shapes:
     rows, columns, relu = choose.randint(1, 7), choose.randint(1, 9), choose.random() < 0.5
     dtype = choose.choice(["float32", "float64"])
     return Shapes(choose.randint(1, 4), C, OC, rows, columns, *windows, taps, tuple(pad), relu, dtype)
+
+
+def child_normed() -> None:
+    """Batch norms and the convolutions behind them, all of whose arrays are guarded."""
+    for side in SIDES:
+        guard_scratch(side)
+        choose = random.Random(1)
+        with chosen("by tiles"), launches() as names:
+            for number in range(NORMED):
+                shapes = some_norm(choose)
+                print(f"guard at the {side}: {shapes}", flush=True)
+                numbaconv.set_num_threads(1 + number % min(2, numba.config.NUMBA_NUM_THREADS))
+                model, other = shapes.model()[1:], shapes.model()[1:]
+                x = in_layout(np.random.default_rng(number).standard_normal(shapes.shape).astype(shapes.dtype), "NHWC")
+                y = forward_one_by_one(other, x)
+                z = choose_like(y)
+                wanted = [y, backward_one_by_one(other, z), *(p.grad for p in other.parameters())]
+                for parameter in model.parameters():
+                    parameter.data = guarded(parameter.data, side, writable=False)
+                held = guarded_image(x, side, "NCHW", True)  # what is read-only would be copied
+                held_z = guarded_image(z, side, "NCHW", True)
+                with guarded_norms(side), everything_in_parallel() if number % 2 else nullcontext():
+                    got = [model(held), model.backward(held_z), *(p.grad for p in model.parameters())]
+                for array, right in zip((*got, held, held_z), (*wanted, x, z), strict=True):
+                    np.testing.assert_array_equal(array, right)
+        assert [name for name in names if "normed" in name] == KERNELS * NORMED
+
+
+def some_norm(choose: random.Random) -> Normable:
+    """Sizes of which all can be read by the kernels that normalise; some rows have more tiles than are read at once."""
+    taps, channels = choose.choice([3, 3, 5]), [16, 32, 48, 80]
+    padding = tuple((choose.randint(0, 3), choose.randint(0, 3)) for _ in range(2))
+    dilation = choose.choice([(1, 1), (1, 1), (2, 1), (1, 3), (4, 4)])
+    H, W = (
+        max(1, d * (taps - 1) + 1 - sum(pads)) + choose.randint(0, 9)
+        for d, pads in zip(dilation, padding, strict=True)
+    )  # fmt: skip
+    W += choose.choice([0, 0, 0, 60, 250])
+    return Normable(
+        choose.randint(2, 4), choose.choice(channels), choose.choice(channels), H + (W == 1), W, taps, padding,
+        dilation, 1, choose.random() < 0.5, choose.random() < 0.5, dtype=choose.choice(["float32", "float64"]),
+    )  # fmt: skip
+
+
+@contextmanager
+def guarded_norms(side: str) -> Iterator[None]:
+    """What batch norms and convolutions make is guarded: also what a kernel needs to normalise, which is laid out."""
+    usual = Normalised.rows
+
+    def rows(self: Normalised) -> np.ndarray:
+        coefficients = [guarded(array, side) for array in self.coefficients]
+        made = guarded(np.full_like(usual(self), np.nan), side)
+        launch(lay_out, 1, *coefficients, made)
+        np.testing.assert_array_equal(made, usual(self))
+        return made
+
+    with (
+        mock.patch.object(Normalised, "rows", rows),
+        mock.patch.object(layout, "fresh", fresh(side)),
+        mock.patch.object(convolution, "fresh", fresh(side)),
+    ):
+        yield
 
 
 def choose_like(y: np.ndarray) -> np.ndarray:
@@ -280,6 +351,14 @@ def test_nothing_beside_an_array_is_touched_where_a_convolution_is_pooled() -> N
     assert len(lines) == len(SIDES) * len(POOLING) * POOLED
 
 
+def test_nothing_beside_an_array_is_touched_where_a_convolution_normalises() -> None:
+    result = child(child_normed)
+    lines = result.stdout.splitlines() or ["nothing was run"]
+    assert not was_killed(result), f"memory was touched that is no array's, in\n{lines[-1]}\n{result.stderr}"
+    assert result.returncode == 0, f"wrong in\n{lines[-1]}\n{result.stderr[-4000:]}"
+    assert len(lines) == len(SIDES) * NORMED
+
+
 @pytest.mark.parametrize(("side", "beside"), [("end", 1), ("start", -1)])
 def test_the_guard_kills_who_reads_one_element_beside_an_array(side: str, beside: int) -> None:
     inside = child(child_read, side, 0)
@@ -301,5 +380,5 @@ def test_the_guard_kills_where_scratch_memory_is_too_small(form: str) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    functions = {f.__name__: f for f in (child_run, child_pooled, child_read, child_write, child_scratch)}
+    functions = {f.__name__: f for f in (child_run, child_pooled, child_normed, child_read, child_write, child_scratch)}
     functools.partial(functions[sys.argv[1]], *eval(sys.argv[2]))()

@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
+from test_nn_pooled import launches
 
 import numbaconv
-from numbaconv import nn, recording
+from numbaconv import nn, recording, simd
 from numbaconv.nn import steps
 from numbaconv.nn.steps import StepTape
 
@@ -364,6 +366,58 @@ def test_settings(plays: list[bool]) -> None:
         numbaconv.set_num_threads(threads)
         numbaconv.set_algorithm("direct")
     assert plays == [True] * (18 - 3 * (steps.TIMES + 2))
+
+
+def blocks(dtype: Any = np.float32) -> nn.Sequential:
+    """Batch norms that convolutions make where they read, and gradients that blocks leave in two parts."""
+    options: Any = {"dtype": dtype, "rng": np.random.default_rng(1)}
+
+    def block() -> nn.Residual:
+        main = nn.Sequential(
+            nn.Conv2d(16, 16, 3, padding=1, bias=False, **options), nn.BatchNorm2d(16, dtype=dtype), nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1, bias=False, **options), nn.BatchNorm2d(16, dtype=dtype),
+        )  # fmt: skip
+        return nn.Residual(main)
+
+    return nn.Sequential(
+        nn.Conv2d(4, 16, 3, padding=4, **options), nn.BatchNorm2d(16, dtype=dtype), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, **options), block(), nn.ReLU(), block(), block(), nn.ReLU(),
+        nn.GlobalAvgPool2d(), nn.Linear(16, 3, **options),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_kernels_do_for_other_layers(dtype: Any, threads: int, plays: list[bool]) -> None:
+    before = numbaconv.get_num_threads()
+    numbaconv.set_algorithm("auto")
+    numbaconv.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        pair = Pair(lambda: blocks(dtype))
+        with launches() as names:
+            for seed in range(8):
+                pair.step(*batch(seed=seed, dtype=dtype))
+        if simd.lanes(np.float32) == 16:  # elsewhere, other forms may cost less
+            assert min(map(names.count, ["correlate_winograd_normed", "weight_gradient_winograd_normed"])) > 8
+        assert plays == [True] * (8 - steps.TIMES - 2)
+        pair.step(*batch(3, seed=9, dtype=dtype))
+        x, y = batch(seed=10, dtype=dtype)
+        pair.step(x, y)
+        grad = np.ones((4, 3), dtype)
+        got, wanted = (t.model.backward(grad) for t in (pair.played, pair.plain))
+        assert alike(got, wanted)
+        pair.compare()
+        for change in (
+            lambda t: t.model[3].weight.data.__setitem__((0, 0, 0, 0), np.inf),
+            lambda t: t.model[1].weight.data.__setitem__(0, np.nan),
+        ):
+            pair.both(change)
+            with np.errstate(all="ignore"):
+                pair.step(x, y)
+            assert plays[-1] is False
+    finally:
+        numbaconv.set_algorithm("direct")
+        numbaconv.set_num_threads(before)
 
 
 def test_other_threads_play_nothing_of_this_one(plays: list[bool]) -> None:

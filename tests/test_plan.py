@@ -51,6 +51,7 @@ from numbaconv.plan import (
     forward_plan,
     images,
     input_gradient_plan,
+    normed_plans,
     planes,
     pooled_input_gradient_plan,
     pooled_plan,
@@ -446,6 +447,60 @@ def test_offsets_of_what_is_pooled_stay_inside(finely: bool, form: str) -> None:
                         CHECKS[plan.kernel](plan, g, name, windows[0])
     assert set(found) == (set(POOLED) if form in WINOGRAD else {"forward", "weight gradient"})
     assert min(found.values()) > 20
+
+
+@pytest.mark.parametrize("form", WINOGRAD)
+@pytest.mark.parametrize("finely", [False, True])
+def test_offsets_of_what_is_normed_stay_inside(finely: bool, form: str) -> None:
+    found = Counter[str]()
+    with only(form), everything_in_parallel() if finely else nullcontext():
+        for case in random_cases(12, 300, 200_000, FLOATS, form=form):
+            made = normed_plans(case.geometry, case.dtype, finely, direct())
+            found["no plans"] += made is None
+            for name, plan in zip(("forward", "weight gradient"), made or (), strict=False):
+                found[f"{name}, {int(record(plan).strips > 1)}"] += 1
+                assert record(plan).rectified == finely
+                try:
+                    CHECKS[plan.kernel](plan, case.geometry, name)
+                except AssertionError as error:
+                    raise AssertionError(f"{name} of {case}") from error
+    assert found["no plans"] > 20  # of groups
+    wanted = (0, 1) if form == "winograd by tiles" else (1,)  # the other order, where there is but one strip in a row
+    assert all(found[f"{name}, {strips}"] > 5 for name in ("forward", "weight gradient") for strips in wanted), found
+
+
+def test_what_is_normed_is_planned_as_it_is_without() -> None:
+    """But for who normalises, so that the bits of the results are the same."""
+    dtype, forms = np.dtype(np.float32), planning.FORMS["winograd"]
+    for N, C, OC, H in ((2, 16, 16, 16), (64, 64, 64, 8), (3, 32, 48, 17)):
+        g = Conv2dGeometry.forward((N, C, H, H), (OC, C, 3, 3), 1, 1)
+        made = normed_plans(g, dtype, True, forms)
+        assert made is not None
+        alone = forward_plan(g, dtype, "NHWC", "NHWC", forms), weight_gradient_plan(g, dtype, "NHWC", "NHWC", forms)
+        for plan, other in zip(made, alone, strict=True):
+            assert CHECKS[plan.kernel] is CHECKS[other.kernel]
+            differs = [name for name in record(plan).dtype.names if record(plan)[name] != record(other)[name]]
+            assert differs == ["rectified"]
+            assert all(map(np.array_equal, plan.tables, other.tables))
+            assert (plan.shared, plan.own, plan.threads) == (other.shared, other.own, other.threads)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "direct"])
+def test_only_winograds_form_normalises(algorithm: str) -> None:
+    found = Counter[bool]()
+    for case in (case for form in FORMS for case in random_cases(13, 30, 4_000_000, FLOATS, form=form)):
+        forms = planning.FORMS[algorithm]
+        for rectified in (False, True):
+            made = normed_plans(case.geometry, case.dtype, rectified, forms)
+            found[made is not None] += 1
+            alone = (
+                forward_plan(case.geometry, case.dtype, "NHWC", "NHWC", forms).kernel,
+                weight_gradient_plan(case.geometry, case.dtype, "NHWC", "NHWC", forms).kernel,
+            )
+            if made is not None:
+                assert [plan.kernel.name for plan in made] == [f"{kernel.name}_normed" for kernel in alone]
+                assert case.geometry.G == 1
+    assert found[True] > 5 if algorithm == "auto" else not found[True], found
 
 
 @pytest.mark.parametrize("form", ["channels", "depthwise", "cheapest"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise, product
 from typing import Any
 
@@ -35,8 +36,19 @@ from numbaconv.kernels.weight_gradient import (
 )
 from numbaconv.kernels.weight_images import ROWS, WEIGHT_IMAGES, weight_gradient_images
 from numbaconv.kernels.weight_planes import WEIGHT_PLANES, weight_gradient_planes
-from numbaconv.kernels.weight_winograd import WEIGHT_WINOGRAD, weight_gradient_winograd, weight_gradient_winograd_pooled
-from numbaconv.kernels.winograd import WINOGRAD, correlate_winograd, correlate_winograd_pooled
+from numbaconv.kernels.weight_winograd import (
+    WEIGHT_WINOGRAD,
+    weight_gradient_winograd,
+    weight_gradient_winograd_normed,
+    weight_gradient_winograd_pooled,
+)
+from numbaconv.kernels.winograd import (
+    WINOGRAD,
+    correlate_winograd,
+    correlate_winograd_normed,
+    correlate_winograd_pooled,
+)
+from numbaconv.nn.normalisation import Normalised, _sizes
 from numbaconv.plan import Plan, depthwise, winograd
 from numbaconv.plan.axes import forward_axis
 
@@ -57,6 +69,8 @@ RECORDS = {
     weight_gradient_pooled: WEIGHT_GRADIENT,
     correlate_winograd_pooled: WINOGRAD,
     weight_gradient_winograd_pooled: WEIGHT_WINOGRAD,
+    correlate_winograd_normed: WINOGRAD,
+    weight_gradient_winograd_normed: WEIGHT_WINOGRAD,
 }
 
 
@@ -731,6 +745,7 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 
             assert n.left <= 0 <= n.columns + n.left - n.IW
     else:
         assert n.pooled == 0
+    check_normed(plan, n, g)
     slab = n.DH * high * n.columns * n.ICG + channels - n.ICG
     stage = min(rows * n.tile * n.DH, n.OH) * min(n.strip * n.tile * n.DW, n.OW) * n.width if staged else 0
     taps = n.side**2 * n.lanes * n.width
@@ -769,6 +784,50 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 
             used.update((first + np.arange(lanes) * n.w_lane).ravel().tolist())
     assert_weights_once(used, int(n.side) ** 2, g)
     assert not plan.fill
+
+
+def check_normed(plan: Plan, n: Any, g: Conv2dGeometry) -> None:
+    """What is normalised is all that a slab has of an image, and each channel meets its own numbers."""
+    if plan.kernel not in (correlate_winograd_normed, weight_gradient_winograd_normed):
+        assert n.rectified == 0
+        return
+    assert n.rectified in (0, 1)
+    assert (n.G, n.by_blocks, n.ICG) == (1, 0, g.IC)  # all channels of a pixel, and each thread for itself
+    assert (n.x_n, n.x_c, n.x_h, n.x_w) == (g.IH * g.IW * g.IC, 1, g.IW * g.IC, g.IC)
+    assert (n.IH, n.IW) == (g.IH, g.IW)
+    length = numbers_of_a_norm(g.IC).shape[1]
+    for first in range(n.tall):
+        for strip in range(n.strips):
+            top, left = n.top + first * n.tile * n.DH, n.left + strip * n.strip * n.tile * n.DW
+            high = (min(n.batch, n.tall - first) - 1) * n.tile + n.points
+            check_normed_slab(n, int(top), int(high * n.DH), int(left), length)
+
+
+def check_normed_slab(n: Any, top: int, rows: int, left: int, length: int) -> None:
+    """Walk through what ``normalise_slab`` does with a slab."""
+    columns, channels = int(n.columns), int(n.ICG)
+    first, last = max(0, -left), min(columns, int(n.IW) - left)
+    done = np.zeros(rows * columns * channels, np.int64)
+    for row in range(max(0, -top), min(rows, int(n.IH) - top)):
+        start, end = (row * columns + first) * channels, (row * columns + last) * channels
+        for k in range(start, end, length):
+            assert k % channels == 0  # where the first channel lies, as in the rows of numbers
+            assert 0 <= k < min(k + length, end) <= len(done)
+            done[k : min(k + length, end)] += 1
+    high, wide = top + np.arange(rows), left + np.arange(columns)
+    inside = np.outer((high >= 0) & (high < n.IH), (wide >= 0) & (wide < n.IW))
+    assert np.array_equal(done.reshape(rows, columns, channels), np.repeat(inside[..., None], channels, 2))
+
+
+@lru_cache
+def numbers_of_a_norm(channels: int) -> np.ndarray:
+    """What ``normalise_slab`` reads, made by ``lay_out``: three rows of the numbers of some pixels."""
+    coefficients = np.arange(3.0 * channels).reshape(3, channels)
+    x = np.empty((1, channels, 1, 1))
+    rows = Normalised(x, _sizes(x.shape, "NHWC", False), tuple(coefficients)).rows().reshape(3, -1)
+    assert rows.shape[1] >= channels
+    assert np.array_equal(rows, np.tile(coefficients, rows.shape[1] // channels))
+    return rows
 
 
 def assert_shared_once(n: Any, threads: int) -> None:
@@ -820,6 +879,7 @@ def check_weight_winograd(plan: Plan, g: Conv2dGeometry, name: str, window_rows:
     assert n.tile % window_rows == n.OH % window_rows == 0
     if plan.kernel is weight_gradient_winograd_pooled:
         assert (n.strips, n.phases) == (1, 1)
+    check_normed(plan, n, g)
     taps, registers = plan.tables
     assert (n.OH, n.OW) == (g.OH, g.OW)
     check_tiles(n, g)
@@ -893,6 +953,8 @@ CHECKS = {
     weight_gradient_pooled: check_weight_gradient,
     correlate_winograd_pooled: check_winograd,
     weight_gradient_winograd_pooled: check_weight_winograd,
+    correlate_winograd_normed: check_winograd,
+    weight_gradient_winograd_normed: check_weight_winograd,
 }
 
 
