@@ -22,10 +22,12 @@ import numpy as np
 import pytest
 from cases import run_python
 from numba.core.registry import cpu_target
+from test_nn_pooled import launches
 
 import numbaconv
-from numbaconv import cache
+from numbaconv import cache, nn
 from numbaconv.cli import main
+from numbaconv.cli.cache import _train as fill_training
 
 pytestmark = pytest.mark.compiled
 PACKAGE = Path(numbaconv.__file__).parent
@@ -646,6 +648,23 @@ def test_after_fill_nothing_is_left_to_compile(tmp_path: Path) -> None:
         assert done.stdout.splitlines()[-1] == "{'loaded'}"
     done = run_python("-c", CALL + PREDICT, timeout=WAIT)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "{'loaded'}"), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fill_meets_what_resnets_are_trained_with(dtype: Any) -> None:
+    numbaconv.set_algorithm("auto")
+    try:
+        trainer = nn.Trainer(nn.models.resnet20(dtype=dtype, rng=0), nn.SGD(lr=0.1))
+        with launches() as wanted:
+            for count in (2, 64):
+                trainer.step(np.zeros((count, 3, 32, 32), dtype), np.zeros(count, np.int64))
+        with launches() as filled:
+            fill_training(np.dtype(dtype))
+    finally:
+        numbaconv.set_algorithm("direct")
+    assert any("winograd_normed" in name for name in wanted)
+    assert set(wanted) <= set(filled)
 
 
 PARALLEL = """

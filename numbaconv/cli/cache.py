@@ -102,7 +102,15 @@ def _train(dtype: np.dtype) -> None:
         nn.Conv2d(3, 16, 3, padding=1, dtype=dtype, rng=0),
         nn.BatchNorm2d(16, dtype=dtype),
         nn.Residual(nn.ReLU()),
-        nn.Residual(nn.Sequential(nn.Conv2d(16, 16, 1, bias=False, dtype=dtype), nn.BatchNorm2d(16, dtype=dtype))),
+        nn.Residual(
+            nn.Sequential(
+                nn.Conv2d(16, 16, 1, bias=False, dtype=dtype),
+                nn.BatchNorm2d(16, dtype=dtype),
+                nn.ReLU(),
+                nn.Conv2d(16, 16, 3, padding=1, bias=False, dtype=dtype),
+                nn.BatchNorm2d(16, dtype=dtype),
+            )
+        ),
         nn.ReLU(),
         nn.Conv2d(16, 16, 1, dtype=dtype, rng=0),
         nn.AvgPool2d(3, stride=1, padding=1),
