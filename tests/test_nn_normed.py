@@ -286,10 +286,15 @@ def test_only_what_lies_with_channels_innermost_is_read_so(layout: Any) -> None:
 
 @pytest.mark.compiled
 @pytest.mark.parametrize(
-    "change", [{"OC": 10}, {"C": 10}, {"OC": 32, "groups": 2}, {"N": 1, "OC": 80, "H": 5, "W": 5}], ids=str
-)
+    "change",
+    [
+        {"OC": 10}, {"C": 10},  # planes on either side
+        {"OC": 32, "groups": 2},
+        {"N": 1, "OC": 80, "H": 5, "W": 5}, {"N": 4, "C": 80, "OC": 64},  # the other order of work, either way
+    ],
+    ids=str,
+)  # fmt: skip
 def test_what_no_kernel_does_runs_layer_by_layer(change: dict[str, Any]) -> None:
-    """Planes on either side, groups, and the other order of work."""
     shapes = SMALL._replace(**change)
     with chosen("winograd"), launches() as names:
         assert_same_bits(shapes.model(), shapes.batch())
@@ -533,9 +538,10 @@ class Conv(nn.Conv2d):
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize(("norm", "conv"), [(Norm, nn.Conv2d), (nn.BatchNorm2d, Conv), (Norm, Conv)])
-def test_layers_of_somebodys_own(norm: type[nn.BatchNorm2d], conv: type[nn.Conv2d]) -> None:
-    layers = nn.Conv2d(FIRST, 16, 1, rng=0), norm(16), nn.ReLU(), conv(16, 16, 3, padding=1, rng=1)
+def test_layers_of_somebodys_own(norm: type[nn.BatchNorm2d], conv: type[nn.Conv2d], relu: bool) -> None:
+    layers = nn.Conv2d(FIRST, 16, 1, rng=0), norm(16), *[nn.ReLU()] * relu, conv(16, 16, 3, padding=1, rng=1)
     model = nn.Sequential(*layers)
     assert not any(type(step) is Normed for step in model._in_training)
     with chosen("winograd"), launches() as names:

@@ -499,8 +499,26 @@ def test_only_winograds_form_normalises(algorithm: str) -> None:
             )
             if made is not None:
                 assert [plan.kernel.name for plan in made] == [f"{kernel.name}_normed" for kernel in alone]
-                assert case.geometry.G == 1
+                for plan in made:
+                    CHECKS[plan.kernel](plan, case.geometry, "forward")
     assert found[True] > 5 if algorithm == "auto" else not found[True], found
+
+
+def test_nothing_is_normed_where_one_of_two_passes_has_no_kernel_for_it() -> None:
+    g, dtype = Conv2dGeometry.forward((4, 16, 32, 32), (16, 16, 3, 3), 1, 1), np.dtype(np.float32)
+    for never in ("cost", "weight_cost"):
+        form = Priced(winograd)
+        form.norms = winograd.norms  # type: ignore[attr-defined]
+        assert normed_plans(g, dtype, True, (form,)) is not None  # type: ignore[arg-type]
+        setattr(form, never, lambda work: math.inf)
+        forget_plans()
+        assert normed_plans(g, dtype, True, (form, channels)) is None  # type: ignore[arg-type]
+    many = Conv2dGeometry.forward((4, 80, 16, 16), (64, 80, 3, 3), 1, 1)  # whose weight gradient goes by blocks
+    made = forward_plan(many, dtype, "NHWC", "NHWC", (winograd,)), weight_gradient_plan(
+        many, dtype, "NHWC", "NHWC", (winograd,)
+    )  # fmt: skip
+    assert [int(record(plan).by_blocks) for plan in made] == [0, 1]
+    assert normed_plans(many, dtype, True, (winograd,)) is None
 
 
 @pytest.mark.parametrize("form", ["channels", "depthwise", "cheapest"])
