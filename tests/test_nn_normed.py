@@ -249,8 +249,8 @@ def test_any_shapes(form: str, threads: int, shapes: Shapes) -> None:
 
 def test_a_few_pixels() -> None:
     """Few enough for plain Python, too."""
-    for dtype, relu in (("float32", True), ("float64", False)):
-        shapes = Shapes(2, 16, 16, 4, 5, padding=((0, 1), (2, 0)), relu=relu, dtype=dtype)
+    for dtype, relu, padding in (("float32", True, ((0, 1), (2, 0))), ("float64", False, ((2, 0), (0, 1)))):
+        shapes = Shapes(2, 16, 16, 4, 5, padding=padding, relu=relu, dtype=dtype)
         with chosen("by tiles"), launches() as names:
             assert_same_bits(shapes.model(), shapes.batch())
         assert normed(names) == KERNELS

@@ -488,7 +488,10 @@ def test_what_is_normed_is_planned_as_it_is_without() -> None:
 @pytest.mark.parametrize("algorithm", ["auto", "direct"])
 def test_only_winograds_form_normalises(algorithm: str) -> None:
     found = Counter[bool]()
-    for case in (case for form in FORMS for case in random_cases(13, 30, 4_000_000, FLOATS, form=form)):
+    chosen = [case for form in FORMS for case in random_cases(13, 30, 4_000_000, FLOATS, form=form)]
+    for C, H, dtype in product((16, 32, 64), (32, 16, 8), FLOATS):  # as in a residual network
+        chosen.append(Case(Conv2dGeometry.forward((64, C, H, H), (C, C, 3, 3), 1, 1), np.dtype(dtype)))
+    for case in chosen:
         forms = planning.FORMS[algorithm]
         for rectified in (False, True):
             made = normed_plans(case.geometry, case.dtype, rectified, forms)
