@@ -20,7 +20,8 @@ from numbaconv.threads import act, expect, for_team, launch, launch_light, threa
 
 #: Of a max pooling, the pixel that has won each window, flat, and the windows.
 Pooling: TypeAlias = tuple[np.ndarray, Windows]
-#: What a kernel is told of another layer, whose work it does: a pooling, or the rows of a batch norm's ``lay_out``.
+#: What a kernel is told of another layer, whose work it does: a pooling, the rows of a batch norm's ``lay_out``, or an
+#: image that is added.
 Other: TypeAlias = Pooling | tuple[np.ndarray]
 
 

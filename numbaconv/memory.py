@@ -163,6 +163,16 @@ def recycling(pool: Pool) -> Iterator[None]:
         _current.pool = before
 
 
+@contextmanager
+def recycling_here(pool: Pool) -> Iterator[None]:
+    """The same, unless there is a pool already."""
+    if getattr(_current, "pool", None) is None:
+        with recycling(pool):
+            yield
+    else:
+        yield
+
+
 def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A new array with anything in it."""
     pool: Pool | None = getattr(_current, "pool", None)

@@ -51,6 +51,7 @@ from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, extend
 from numbaconv.kernels.transforms import transform_small_sums, transform_sums, transform_taps
 from numbaconv.kernels.winograd_tiles import (
     TILING,
+    add_rows,
     first_pixel,
     first_tiles,
     look_ahead,
@@ -76,6 +77,7 @@ WINOGRAD = record(
     "weights",  # where the transformed weights begin: of packed memory, or of a thread's part
     "weight_point",  # elements of them from a point to the next
     "relu",  # 1: instead of what is below 0, 0 is written
+    "sum_relu",  # 1: the same of the sum, where another image is added
     "pooled",  # 1: the output is pooled, 2: the input is the gradient of what was pooled
 )
 
@@ -93,11 +95,7 @@ def correlate_winograd(x, w, bias, y, packed, scratch, numbers, heights, stage, 
     heights : int array (tiles + 1,)
         The height of the register tile to begin with, where so many tiles of the image are left.
     """
-    plan = read(numbers, WINOGRAD)
-    if stage != 1:
-        _prepare(x, w, packed, scratch, plan, None, thread, threads)
-    if stage != 0:
-        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, None, None, thread, threads)
+    _correlate(x, w, bias, y, packed, scratch, numbers, heights, None, None, None, stage, thread, threads)
 
 
 @kernel(stages=2)
@@ -109,11 +107,7 @@ def correlate_winograd_pooled(
     In a forward pass, ``y`` and ``winner`` are what :func:`numbaconv.kernels.pooling.max_pool` fills. In an input
     gradient, ``x`` is the gradient of that, and ``winner`` says where it goes.
     """
-    plan = read(numbers, WINOGRAD)
-    if stage != 1:
-        _prepare(x, w, packed, scratch, plan, (winner, windows), thread, threads)
-    if stage != 0:
-        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, (winner, windows), None, thread, threads)
+    _correlate(x, w, bias, y, packed, scratch, numbers, heights, (winner, windows), None, None, stage, thread, threads)
 
 
 @kernel(stages=2)
@@ -122,11 +116,25 @@ def correlate_winograd_normed(x, w, bias, y, packed, scratch, numbers, heights, 
 
     ``norm`` is what :func:`numbaconv.kernels.normalisation.lay_out` made. Each thread makes its own transformed input.
     """
+    _correlate(x, w, bias, y, packed, scratch, numbers, heights, None, norm, None, stage, thread, threads)
+
+
+@kernel(stages=2)
+def correlate_winograd_summed(x, w, bias, y, packed, scratch, numbers, heights, plus, stage, thread, threads):
+    """The same where another image is added to the output, ``plus``, while that is in the cache.
+
+    All channels of some rows of tiles are one thread's.
+    """
+    _correlate(x, w, bias, y, packed, scratch, numbers, heights, None, None, plus, stage, thread, threads)
+
+
+@inlined
+def _correlate(x, w, bias, y, packed, scratch, numbers, heights, pool, norm, plus, stage, thread, threads):
     plan = read(numbers, WINOGRAD)
     if stage != 1:
-        _prepare(x, w, packed, scratch, plan, None, thread, threads)
+        _prepare(x, w, packed, scratch, plan, pool, thread, threads)
     if stage != 0:
-        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, None, norm, thread, threads)
+        _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, plus, thread, threads)
 
 
 @routine
@@ -196,7 +204,7 @@ def _transform_taps(scratch, stage, channels, plan, packed, to):
 
 
 @routine
-def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, thread, threads):
+def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, plus, thread, threads):
     """One thread's share of the work: some blocks of weights, or some of the input, batch by batch.
 
     ``none`` is no literal, for which routines would be compiled once more.
@@ -213,7 +221,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, 
                 batch = min(group - unit, plan.batch)
                 _multiply(
                     scratch, inputs + unit * plan.row_tiles * plan.pitch, scratch, own + plan.weights, own + plan.sums,
-                    plan, block % plan.blocks, runs_of_tiles(plan, unit, batch), heights, x, y, none, none, none,
+                    plan, block % plan.blocks, runs_of_tiles(plan, unit, batch), heights, x, y, None, none, none, none,
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, pool, g, block % plan.blocks, unit, batch)
     else:
@@ -234,14 +242,16 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, 
                 writes = batch if plan.ahead and block == 0 else 0
                 _multiply(
                     scratch, own + plan.inputs, packed, weights, own + plan.sums, plan, block, runs, heights, x, y,
-                    task, reads, writes,
+                    plus, task, reads, writes,
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, pool, g, block, task - g * group, batch)
+            if plus is not None:
+                add_rows(y, plus, plan, task, batch)
             task += batch
 
 
 @routine
-def _multiply(scratch, inputs, packed, weights, sums, plan, block, runs, heights, x, y, unit, reads, writes):
+def _multiply(scratch, inputs, packed, weights, sums, plan, block, runs, heights, x, y, plus, unit, reads, writes):
     """Multiply the transformed input with a block of transformed weights, at every point.
 
     Meanwhile, memory is prefetched that ``units`` rows of strips from ``unit`` on stand for.
@@ -253,6 +263,8 @@ def _multiply(scratch, inputs, packed, weights, sums, plan, block, runs, heights
             look_ahead(x, plan.x_ahead + unit * plan.x_unit, reads * plan.x_unit, point, points)
         if writes > 0:
             look_ahead(y, plan.y_ahead + unit * plan.y_unit, writes * plan.y_unit, point, points)
+            if plus is not None:
+                look_ahead(plus, plan.y_ahead + unit * plan.y_unit, writes * plan.y_unit, point, points)
         begin, end = run_of_point(row, column, runs)
         row, column = (row, column + 1) if column < plan.points - 1 else (row + 1, 0)
         a = inputs + point * plan.input_point + begin * plan.pitch

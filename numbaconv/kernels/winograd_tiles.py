@@ -205,3 +205,20 @@ def look_ahead(array, start, count, part, parts):
     """Prefetch one of so many parts of a piece of memory, as much of it as exists."""
     first, last = start + count * part // parts, start + count * (part + 1) // parts
     prefetch(array, first, min(last, len(array)) - first)
+
+
+@routine
+def add_rows(y, plus, plan, task, batch):
+    """Add the pixels of ``plus`` to those of some rows of strips, which have been written, channels innermost."""
+    zero, relu, end = y.dtype.type(0), plan.sum_relu == 1, task + batch
+    while task < end:
+        n, strip, first, rows, tiles, _ = some_rows(plan, task, end)
+        oh, ow = first * plan.tile * plan.DH, strip * plan.strip * plan.tile * plan.DW
+        count = min(tiles * plan.tile * plan.DW, plan.OW - ow) * plan.y_w
+        for row in range(oh, min(oh + rows * plan.tile * plan.DH, plan.OH)):
+            start = n * plan.y_n + row * plan.y_h + ow * plan.y_w
+            to, other = y[start : start + count], plus[start : start + count]
+            for i in range(len(to)):
+                value = to[i] + other[i]
+                to[i] = zero if relu and value <= 0 else value
+        task += rows

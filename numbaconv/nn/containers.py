@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 
+from numbaconv.memory import Pool, recycling_here
 from numbaconv.nn.activation import ReLU, relu_backward
 from numbaconv.nn.convolution import Conv2d
 from numbaconv.nn.folding import Folded
@@ -62,7 +63,7 @@ class Sequential(Module):
     def _make_steps(self) -> None:
         self._in_training, self._in_evaluation = _training_steps(self.layers), _evaluation_steps(self.layers)
         self._order = self._in_training
-        self._tapes = Tapes()
+        self._tapes, self._pool = Tapes(), Pool()
         self._replayed: tuple[Tape, np.ndarray] | None = None  # the last forward pass, if it was played
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,6 +77,7 @@ class Sequential(Module):
     def _forget(self) -> None:
         super()._forget()
         self._tapes.clear()
+        self._pool.clear()
         self._replayed = None
         for step in self._in_evaluation:
             if isinstance(step, Folded | Pooled):
@@ -91,10 +93,11 @@ class Sequential(Module):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """The output of the last layer."""
-        if self.training:
-            return self._forward(x, None)
-        tape = self._tapes.find(x)
-        return self._tapes.run(self, x) if tape is None or tape.in_training() else self._play(tape, x)
+        tape = None if self.training else self._tapes.find(x)
+        if tape is not None and not tape.in_training():
+            return self._play(tape, x)
+        with recycling_here(self._pool):
+            return self._forward(x, None) if self.training else self._tapes.run(self, x)
 
     def replay(self, x: np.ndarray) -> np.ndarray | None:
         """The output in evaluation, whatever the mode, if there is a :class:`~numbaconv.nn.replay.Tape` for it."""
@@ -124,9 +127,10 @@ class Sequential(Module):
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The chain rule: the gradient goes through the layers from the last to the first."""
-        if self._replayed is not None:
-            self._run_again(*self._replayed)
-        return self._backward(grad_output, None)
+        with recycling_here(self._pool):
+            if self._replayed is not None:
+                self._run_again(*self._replayed)
+            return self._backward(grad_output, None)
 
     def _backward(self, grad_output: np.ndarray, end: int | None) -> np.ndarray | None:
         """The same through the steps before ``end``."""
@@ -209,23 +213,26 @@ class Residual(Module):
     def forward(self, x: np.ndarray, relu: bool = False) -> np.ndarray:
         """The sum, of the shape of both paths' outputs; with ``relu``, its :class:`ReLU`, in the same sweep.
 
-        Batch norm at the end of the main path adds the shortcut itself, in training.
+        What the main path ends in may add the shortcut itself: batch norm in training, and what it is folded into else.
         """
-        path, norm = self._norm()
+        path, last = self._last()
         main = self.main.forward(x) if path is None else path._forward(x, -1)
         shortcut = x if self.shortcut is None else self.shortcut.forward(x)
-        if main.shape != shortcut.shape:
+        y, norm = None, last if type(last) is BatchNorm2d else None
+        if type(last) is Folded:
+            y = last.forward_sum(main, shortcut, relu)
+            main = main if y is not None else last.forward(main)
+        if y is None and main.shape != shortcut.shape:
             raise ValueError(
                 f"the main path gives {main.shape} and the shortcut {shortcut.shape}: they must be alike to be added"
             )
         if norm is not None and not addable(main, shortcut):
-            main = norm.forward(main)
-            path = norm = None
-        if norm is None:
-            y = added(main, shortcut, relu)
-        else:
+            main, norm = norm.forward(main), None
+        if norm is not None:
             y = norm.forward(main, relu, in_layout(shortcut, layout_of(main)))
-        self._saved = path, norm, y if relu else None
+        elif y is None:
+            y = added(main, shortcut, relu)
+        self._saved = None if norm is None else path, norm, y if relu else None
         return y
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
@@ -257,14 +264,17 @@ class Residual(Module):
         usual = type(self) is Residual and "forward" not in vars(self)
         return [self.main, *([] if self.shortcut is None else [self.shortcut])] if usual else None
 
-    def _norm(self) -> tuple[Sequential, BatchNorm2d] | tuple[None, None]:
-        """The main path and the batch norm that it ends in, if that runs as a step of its own."""
+    def _last(self) -> tuple[Sequential, BatchNorm2d | Folded] | tuple[None, None]:
+        """The main path and what it ends in, if that may run as a step of its own, and add the shortcut."""
         path = self.main
-        if type(path) is not Sequential or not path.training or not path._in_training:
+        if type(path) is not Sequential:
             return None, None
-        last = path._in_training[-1]
+        steps = path._in_training if path.training else path._in_evaluation
+        last = steps[-1] if steps else path
         own = any("forward" in vars(module) or "backward" in vars(module) for module in (path, last))  # somebody's
-        return (path, last) if type(last) is BatchNorm2d and not own else (None, None)
+        if not own and (type(last) is Folded or (type(last) is BatchNorm2d and path.training)):
+            return path, last
+        return None, None
 
 
 class _WithReLU:
@@ -284,7 +294,7 @@ class _WithReLU:
 
 
 #: Attributes of a model that follow from its layers.
-_STEPS = ("_in_training", "_in_evaluation", "_order", "_tapes", "_replayed")
+_STEPS = ("_in_training", "_in_evaluation", "_order", "_tapes", "_pool", "_replayed")
 _Step: TypeAlias = Module | Folded | Normed | Pooled | _WithReLU
 
 

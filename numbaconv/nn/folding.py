@@ -12,13 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numbaconv.algorithms import get_algorithm
+from numbaconv.execution import correlate_with
+from numbaconv.geometry import Conv2dGeometry
 from numbaconv.jit import ALL
 from numbaconv.kernels.elementwise import digest
+from numbaconv.memory import flat_image
 from numbaconv.nn.checks import FLOATS
 from numbaconv.nn.convolution import Conv2d
+from numbaconv.nn.layout import empty, flat, in_layout, is_dense, preferred
 from numbaconv.nn.module import evaluating
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.packed import PackedWeight
+from numbaconv.plan import FORMS, summed_plan
 
 #: For so many kinds of calls a weight is held packed: batches of two sizes, a last one being smaller.
 _KINDS = 2
@@ -75,6 +81,26 @@ class Folded:
         if held is None:
             return self._one_by_one(x)
         return self.conv.convolve(x, held.weight.array, held.bias, self.relu, held.weight)[0]
+
+    def forward_sum(self, x: np.ndarray, plus: np.ndarray, relu: bool) -> np.ndarray | None:
+        """The sum with another array, and its ReLU, if wanted; None if no kernel gives it in one sweep."""
+        conv, x = self.conv, self.conv.check_channels(x)
+        if x.size == 0 or self.relu or plus.dtype != x.dtype or not is_dense(plus):
+            return None
+        g = Conv2dGeometry.forward(
+            x.shape, conv.weight.data.shape, conv.stride, conv.padding, conv.dilation, conv.groups
+        )  # fmt: skip
+        layout = preferred(g.IC, g.output_shape, x.dtype)
+        plan = summed_plan(g, x.dtype, flat_image(x, x.dtype, g.layout)[1], FORMS[get_algorithm()], True, relu)
+        if plan is None or layout == "NCHW" or plus.shape != g.output_shape:
+            return None
+        held = self.fold(x)
+        if held is None:
+            return None
+        y = empty(g.output_shape, x.dtype, layout)
+        other = flat(in_layout(plus, layout))
+        done = correlate_with(plan, g, x, held.weight.array, held.bias, flat(y), (other,), held.weight)
+        return y if done else None
 
     def fold(self, x: np.ndarray) -> _Held | None:
         """The weight and the bias for images that have been checked; None where the layers are not to run as one."""

@@ -32,6 +32,7 @@ __all__ = [
     "pooled_input_gradient_plan",
     "pooled_plan",
     "pooled_weight_gradient_plan",
+    "summed_plan",
     "weight_gradient_plan",
 ]
 
@@ -103,6 +104,16 @@ def pooled_weight_gradient_plan(
     work = _forward(g, dtype, x, "NHWC")._replace(pooled=windows)
     form = min(forms, key=lambda form: form.weight_cost(work))
     return form.weight_plan(work) if _pools(form, work) else None
+
+
+@lru_cache(maxsize=256)
+def summed_plan(
+    g: Conv2dGeometry, dtype: np.dtype, x: Layout, forms: Forms, packed: bool = False, relu: bool = False
+) -> Plan | None:
+    """The plan of ``conv2d`` to whose output, channels innermost, another image is added; None if no kernel does it."""
+    work = _forward(g, dtype, x, "NHWC", packed, relu)._replace(summed=True)
+    form = min(forms, key=lambda form: form.cost(work))
+    return form.plan(work) if hasattr(form, "sums") and form.sums(work) else None
 
 
 @lru_cache(maxsize=256)

@@ -22,6 +22,7 @@ from numbaconv.kernels.winograd import (
     correlate_winograd,
     correlate_winograd_normed,
     correlate_winograd_pooled,
+    correlate_winograd_summed,
 )
 from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation
@@ -161,10 +162,12 @@ def plan(work: Correlation) -> Plan:
         turned=int(not work.forward), block_size=block_size, by_blocks=int(by_blocks), slabs=shared.size, own=own.size,
         inputs=inputs, weights=weights, sums=sums, input_point=input_point, weight_point=weight_point,
         private=int(private), sum_point=sum_point, batch=rows, top=-g.PT if work.forward else g.PT - g.DH * beyond,
-        left=-g.PL if work.forward else g.PL - g.DW * beyond, **_ahead(work, c, rows, both=False), relu=int(work.relu),
+        left=-g.PL if work.forward else g.PL - g.DW * beyond, **_ahead(work, c, rows, both=False),
+        relu=int(work.relu and not work.summed), sum_relu=int(work.relu and work.summed),
         pooled=0 if work.pooled is None else 1 if work.forward else 2, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
-    kernel = _kernel(work, correlate_winograd, correlate_winograd_pooled, correlate_winograd_normed)
+    alone = correlate_winograd_summed if work.summed else correlate_winograd
+    kernel = _kernel(work, alone, correlate_winograd_pooled, correlate_winograd_normed)
     return common.plan(
         kernel, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width),
         first=int(private),
@@ -237,6 +240,11 @@ def pools(work: Correlation) -> bool:
     g = work.g
     inside = work.forward or max(g.PL, g.PR) < g.KW  # the slab has all columns of what was pooled
     return inside and all(c.phases == c.strips == 1 and c.tile % work.window_rows == 0 for c in cuts(work))
+
+
+def sums(work: Correlation) -> bool:
+    """Whether the kernel for a forward pass can add an image: where a thread has all channels of a pixel."""
+    return work.g.G == 1 and not _by_blocks(work, min(cuts(work), key=lambda c: _cost(work, c)))
 
 
 def norms(work: Correlation) -> bool:
