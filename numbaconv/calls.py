@@ -70,8 +70,8 @@ class Call(NamedTuple):
         if result is None:
             return None
         threads, memory = self._prepare()
-        w = result.reshape(-1)
-        self._run(threads, self.plan.stages(threads), (input.reshape(-1), grad_output.reshape(-1), w, memory))
+        w, factors = result.reshape(-1), self.plan.factors(input.reshape(-1), grad_output.reshape(-1))
+        self._run(threads, self.plan.stages(threads), (*factors, w, memory))
         return result if not self.plan.zeros or all_finite(w) else None
 
     def _is_bias(self, bias: Any) -> bool:

@@ -89,7 +89,7 @@ def weight_gradient(
         if plan.fill:
             launch_light(zero, w.size, w.size, w)
         if workers > 0:
-            launch(plan.kernel, workers, x, z, w, memory, *plan.arguments, stages=plan.stages(workers))
+            launch(plan.kernel, workers, *plan.factors(x, z), w, memory, *plan.arguments, stages=plan.stages(workers))
         if not plan.zeros or _all_finite(w):
             break
     return target if target is out else _copied(out, target)

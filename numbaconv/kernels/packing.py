@@ -32,7 +32,7 @@ def pack_slab(
     for row in range(rows):
         line = to + row * pieces * columns * pitch
         inside = 0 <= top + row < IH
-        if not inside or channels < pitch:
+        if not inside or (channels < pitch and sc != 1):
             clear(slab, line, pieces * columns * pitch)
         if inside and not turns:
             for piece in range(pieces):
@@ -112,13 +112,15 @@ def pack_blocks(x, start, sc, sh, sw, channels, slab, to, rows, columns, width, 
         source, target = start + row * sh, to + row * columns * width
         if sc == 1:
             for column in range(columns):
-                for c in range(0, channels, lanes):
-                    here = target + c // width * apart + column * width + c % width
-                    if c + lanes <= channels:
-                        store(spread(1, 1, x, source + column * sw + c), slab, here, 0, 0)
-                    else:
-                        clear(slab, here, lanes)
-                        copy(slab, here, 1, x, source + column * sw + c, 1, channels - c)
+                pixel, here = source + column * sw, target + column * width
+                for block in range(0, channels, width):
+                    for c in range(0, min(width, channels - block), lanes):
+                        if block + c + lanes <= channels:
+                            store(spread(1, 1, x, pixel + block + c), slab, here + c, 0, 0)
+                        else:
+                            clear(slab, here + c, lanes)
+                            copy(slab, here + c, 1, x, pixel + block + c, 1, channels - block - c)
+                    here += apart
         else:
             for c in range(0, channels, width):
                 here = target + c // width * apart
@@ -173,7 +175,9 @@ def unpack_block(
         for part in range(1, parts):
             for lane in range(first, first + joined * channels * width, vector):
                 add(spread(1, 1, packed, lane + part * step), packed, lane, 0)
-        if s_channel == 1 and channels > 1:
+        if s_lane == 1 and joined == 1:
+            move(w, to + taps[tap, 0], s_channel, packed, first, width, channels, lanes)
+        elif s_channel == 1 and channels > 1:
             for t in range(tap, tap + joined):
                 transpose_all(
                     w, to + taps[t, 0], s_lane, packed, start + taps[t, 1] * width, width, channels, lanes, vector

@@ -52,7 +52,7 @@ def forward_plan(
     g: Conv2dGeometry, dtype: np.dtype, x: Layout, y: Layout, forms: Forms, packed: bool = False, relu: bool = False
 ) -> Plan:
     """The plan of ``conv2d``, for an input and an output that lie in memory as ``x`` and ``y`` say."""
-    work = _forward(common.merged(g, dtype), dtype, x, y, packed, relu)
+    work = _forward(common.merged(g, dtype, x == y == "NHWC"), dtype, x, y, packed, relu)
     return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
@@ -61,15 +61,16 @@ def input_gradient_plan(
     g: Conv2dGeometry, dtype: np.dtype, z: Layout, x: Layout, forms: Forms, packed: bool = False, relu: bool = False
 ) -> Plan:
     """The plan of ``conv2d_input``, for an output gradient and an input gradient that lie as ``z`` and ``x`` say."""
-    work = _backward(common.merged(g, dtype), dtype, z, x, packed, relu)
+    work = _backward(common.merged(g, dtype, z == x == "NHWC"), dtype, z, x, packed, relu)
     return min(forms, key=lambda form: form.cost(work)).plan(work)
 
 
 @lru_cache(maxsize=1024)
 def weight_gradient_plan(g: Conv2dGeometry, dtype: np.dtype, x: Layout, z: Layout, forms: Forms) -> Plan:
     """The plan of ``conv2d_weight``, for an input and an output gradient that lie in memory as ``x`` and ``z`` say."""
-    budget = common.BAND_BYTES if x == z == "NHWC" else common.SLAB_BYTES  # planes are turned better in long rows
-    work = _forward(common.merged(g, dtype, budget), dtype, x, z)
+    one_run = x == z == "NHWC"
+    budget = common.BAND_BYTES if one_run else common.SLAB_BYTES  # planes are turned better in long rows
+    work = _forward(common.merged(g, dtype, one_run, budget), dtype, x, z)
     return min(forms, key=lambda form: form.weight_cost(work)).weight_plan(work)
 
 

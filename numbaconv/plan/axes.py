@@ -57,6 +57,7 @@ class Correlation(NamedTuple):
     packed: bool  # the weights are held in the order of the kernels: see numbaconv.packed
     relu: bool  # of the result, nothing below 0 is written
     pooled: tuple[int, int] | None = None  # rows and columns of the windows of a max pooling that follows, if one does
+    swapped: bool = False  # of a weight gradient, input and output's gradient have changed places
     summed: bool = False  # another image is added to the target, before the ReLU
     normed: bool = False  # a batch normalisation comes before, and is made where the source is read
     rectified: bool = False  # and a ReLU behind that

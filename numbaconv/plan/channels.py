@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -111,6 +112,7 @@ def _dealt(work: Correlation) -> Correlation:
 
 def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
+    work = _turned_round(work)
     g, cut = work.g, _blocking(work)
     windows, total = _windows(work)[1], 0.0
     for vectors, blocks in _shapes(work, cut):
@@ -265,6 +267,7 @@ def _inside(work: Correlation, first: tuple[int, int], span: tuple[int, int]) ->
 
 def weight_plan(work: Correlation) -> Plan:
     """The plan of a weight gradient."""
+    work = _turned_round(work)
     g, dtype = work.g, work.dtype
     rows, columns = work.rows[0], work.columns[0]
     cut, weight = _blocking(work), _filter(work)
@@ -321,7 +324,21 @@ def weight_plan(work: Correlation) -> Plan:
     runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
     tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
     kernel = weight_gradient_pooled if work.pooled else weight_gradient
-    return common.plan(kernel, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
+    plan = common.plan(kernel, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
+    return replace(plan, swapped=int(work.swapped))
+
+
+def _turned_round(work: Correlation) -> Correlation:
+    """The same weight gradient, of whose factors the one with more channels is the gradient: its channels are lanes.
+
+    The other one is packed more than once, and read element by element.
+    """
+    g = work.g
+    pixel_by_pixel = (g.KH, g.KW, g.SH, g.SW, g.G) == (1, 1, 1, 1, 1) and (g.OH, g.OW) == (g.IH, g.IW)
+    if not pixel_by_pixel or g.IC <= g.OC or work.pooled is not None:
+        return work
+    g = replace(g, IC=g.OC, OC=g.IC)
+    return work._replace(g=g, source=work.target, target=work.source, swapped=True)
 
 
 def _weight_band(g: Conv2dGeometry, span: int, row_bytes: int, block_bytes: int, blocks: int, times: int) -> int:
@@ -360,5 +377,7 @@ def _filter(work: Correlation) -> Filter:
     g = work.g
     one = g.ICG * g.KH * g.KW  # elements of a filter
     channel, row, column = (g.KH * g.KW, g.KW, 1) if g.layout == "NCHW" else (1, g.KW * g.ICG, g.ICG)
+    if work.swapped:
+        return Filter(0, 1, g.OC, 1, 1)
     lane, channel = (one, channel) if work.forward else (channel, one)
     return Filter(g.OCG * one, lane, channel, row, column)

@@ -11,6 +11,7 @@ import numpy as np
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.jit import Kernel
 from numbaconv.kernels.records import filled
+from numbaconv.kernels.tiles import HEIGHTS, TALL
 from numbaconv.plan.axes import Correlation
 
 #: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
@@ -25,6 +26,8 @@ PARTS_BYTES = 1024 * 1024
 FARTHEST = 4
 #: Independent pieces of work that a call is cut into where it is large enough: some for each of many threads.
 TASKS = 32
+#: The same where fewer are worth it, because rows of fewer pixels would leave tiles half empty.
+SOME_TASKS, SHORT_ROW = 8, 4 * TALL
 #: Numbers of threads that such work should suit.
 THREADS = (1, 2, 4, 8, 16)
 #: Operations below which a call is over before a second thread has woken up, and where that is awake and waits for it.
@@ -59,10 +62,16 @@ class Plan:
     no_bias: np.ndarray
     #: The first stage of the kernel that has anything to do.
     first: int = 0
+    #: A weight gradient's kernel takes the output's gradient for the input, and the other way round.
+    swapped: int = 0
 
     def stages(self, threads: int) -> range | None:
         """The stages of the kernel that have anything to do; None, all in one call, on a single thread."""
         return None if threads == 1 else self.kernel.stages[self.first :]
+
+    def factors(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The input and the output's gradient, in the order in which the kernel of a weight gradient takes them."""
+        return (z, x) if self.swapped else (x, z)
 
     @cached_property
     def arguments(self) -> tuple[np.ndarray, ...]:
@@ -109,17 +118,28 @@ def plan(
     )
 
 
-def merged(g: Conv2dGeometry, dtype: np.dtype, budget: int = SLAB_BYTES) -> Conv2dGeometry:
+def merged(
+    g: Conv2dGeometry, dtype: np.dtype, one_run: bool = False, budget: int = SLAB_BYTES
+) -> Conv2dGeometry:  # fmt: skip
     """The same convolution of fewer and longer rows, which tiles cover with less waste, where rows do not matter.
 
-    That is so where every output pixel is made of the input pixel of the same place. There should still be work for
-    many threads, and a row should take no more bytes than that.
+    That is so where every output pixel is made of the input pixel of the same place. Where the pixels of all images are
+    ``one_run``, they make a single tall image. There should still be work for many threads, or for some if a row were
+    hardly longer than a tile; and a row should take no more bytes than that.
     """
     if (g.KH, g.KW, g.SH, g.SW) != (1, 1, 1, 1) or (g.OH, g.OW) != (g.IH, g.IW):
         return g
+    if one_run and g.N > 1:
+        g = replace(g, N=1, IH=g.IH * g.N, OH=g.OH * g.N)
     fit = budget // (max(g.IC, g.OC) * g.IW * dtype.itemsize)
-    most = min(fit, g.IH if g.flops < TEAM_FLOPS else g.IH * g.N // TASKS)
-    rows = max((rows for rows in range(1, most + 1) if g.IH % rows == 0), default=1)
+    many, some = (g.IH, g.IH) if g.flops < TEAM_FLOPS else (g.IH * g.N // TASKS, g.IH * g.N // SOME_TASKS)
+    most = max(min(fit, many), min(SHORT_ROW // g.IW, some))
+    costs = {height: height + 2.0 for height in HEIGHTS}
+
+    def cost(rows: int) -> tuple[float, int]:
+        return sum(costs[height] for _, height, _ in cover(rows * g.IW, costs)) / rows, -rows
+
+    rows = min((rows for rows in range(1, min(most, g.IH) + 1) if g.IH % rows == 0), key=cost, default=1)
     return replace(g, IH=g.IH // rows, OH=g.OH // rows, IW=g.IW * rows, OW=g.OW * rows)
 
 
