@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from numbaconv import simd
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.jit import Kernel
 from numbaconv.kernels.records import filled
@@ -129,8 +130,8 @@ def merged(
     """
     if (g.KH, g.KW, g.SH, g.SW) != (1, 1, 1, 1) or (g.OH, g.OW) != (g.IH, g.IW):
         return g
-    if one_run and g.N > 1:
-        g = replace(g, N=1, IH=g.IH * g.N, OH=g.OH * g.N)
+    if one_run and max(g.IC, g.OC) >= simd.lanes(dtype):  # of fewer channels, lanes may lie along the images
+        g = replace(g, N=min(g.N, 1), IH=g.IH * max(g.N, 1), OH=g.OH * max(g.N, 1))
     fit = budget // (max(g.IC, g.OC) * g.IW * dtype.itemsize)
     many, some = (g.IH, g.IH) if g.flops < TEAM_FLOPS else (g.IH * g.N // TASKS, g.IH * g.N // SOME_TASKS)
     most = max(min(fit, many), min(SHORT_ROW // g.IW, some))

@@ -27,7 +27,7 @@ MOST_PIXELS = 512
 PARTS, FEWEST_PARTS = 8, 4
 #: Times that a step of a weight gradient takes longer than its multiply-adds, for it loads much. What it takes to begin
 #: a row of such steps, to begin to turn a row, and to sum up the lanes of a weight.
-READING, LINE_COST, ROW_COST, SUM_COST = 1.05, 25, 100, 20
+READING, LINE_COST, ROW_COST, SUM_COST = 1.2, 25, 100, 20
 #: What turning a vector takes, and a round of the loops around the innermost; to begin a tile and to write it.
 TURN_COST, ROUND_COST, TILE_COST = 10, 4, 16
 #: The same for what is read and written where the images of a block compete for few places of the first cache.
@@ -94,7 +94,8 @@ def cost(work: Correlation) -> float:
         total += taps[0] * work.target.W * ROUND_COST * rounds + pixels * (TILE_COST + height * vectors)
     reading = work.source.C * work.source.W * sum(high for *_, high in bands)
     writing = work.target.C * pixels
-    turning = reading * (CROWDED_READ_COST if _crowded(work.source, width, work.dtype) else TURN_COST)
+    turning = reading * planes.READ_COST if work.source.layout == "NCHW" else 0
+    turning += reading * (CROWDED_READ_COST if _crowded(work.source, width, work.dtype) else TURN_COST)
     turning += writing * (CROWDED_WRITE_COST if _crowded(work.target, width, work.dtype) else TURN_COST)
     return blocks * (total * work.g.G + turning * vectors)
 

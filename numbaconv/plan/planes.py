@@ -31,8 +31,11 @@ SWEEPING = 1.2
 READING, FIRST_CACHE = (1.4, 2.2), 30_000
 #: To add one lane of a sum to another.
 LANE_COST = 8
-#: What reading every second pixel of a vector takes, writing it, and reading or writing pixels further apart.
-SECOND_COST, WIDEN_COST, STRIDE_COST = 8, 12, 50
+#: What reading a vector of pixels takes, writing every second one of its pixels, and reading or writing pixels that lie
+#: further apart. What is read comes from far, and nobody adds meanwhile.
+READ_COST, WIDEN_COST, STRIDE_COST = 30, 12, 50
+#: What reading every second pixel takes in addition.
+SECOND_COST = 8
 
 
 class Packing(NamedTuple):
@@ -104,7 +107,7 @@ def weight_cost(work: Correlation) -> float:
 
 def _reading(work: Correlation, lanes: int) -> float:
     """What reading the source takes."""
-    return _turning(work.source, lanes, {1: 0, 2: SECOND_COST}.get(work.step[1], STRIDE_COST))
+    return _turning(work.source, lanes, {1: READ_COST, 2: READ_COST + SECOND_COST}.get(work.step[1], STRIDE_COST))
 
 
 def _turning(side: Side, lanes: int, stride_cost: float) -> float:
