@@ -57,6 +57,10 @@ class Ordered:
         with self._ordered():
             return winograd.norms(work)
 
+    def sums(self, work: Correlation) -> bool:
+        with self._ordered():
+            return winograd.sums(work)
+
     @contextmanager
     def _ordered(self) -> Iterator[None]:
         """A weight gradient goes by blocks where they are split, and partial sums are not."""

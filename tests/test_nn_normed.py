@@ -123,7 +123,8 @@ class Usual:
     """Winograd's form of plan, which costs nothing, in the order of work that it chooses."""
 
     def __init__(self) -> None:
-        self.plan, self.weight_plan, self.norms = winograd.plan, winograd.weight_plan, winograd.norms
+        self.plan, self.weight_plan = winograd.plan, winograd.weight_plan
+        self.norms, self.sums = winograd.norms, winograd.sums
 
     def cost(self, work: Correlation) -> float:
         return 0.0 if winograd.cuts(work) else float("inf")

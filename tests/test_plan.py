@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cache
@@ -56,12 +57,13 @@ from numbaconv.plan import (
     pooled_input_gradient_plan,
     pooled_plan,
     pooled_weight_gradient_plan,
+    summed_plan,
     weight_gradient_plan,
     winograd,
 )
 from numbaconv.plan.axes import Axis, Correlation, backward_axes, forward_axis
 from numbaconv.plan.channels import cover
-from numbaconv.plan.common import SLAB_BYTES, TASKS, band, merged
+from numbaconv.plan.common import BAND_BYTES, SLAB_BYTES, SOME_TASKS, TASKS, band, merged
 from numbaconv.plan.depthwise import _tiles as cover_pixels
 from numbaconv.plan.planes import rows_of as cover_channels
 
@@ -261,12 +263,35 @@ def test_taps_that_meet_nothing_are_left_out() -> None:
 
 def plans(case: Case) -> Iterator[tuple[str, Plan]]:
     """The plans of all passes, for arrays that lie in the case's layout and for mixed ones."""
-    dtype = np.dtype(case.dtype)
-    for source in ("NCHW", "NHWC"):
-        for target in ("NCHW", case.geometry.layout):
-            yield "forward", forward_plan(case.geometry, dtype, source, target, direct())
-            yield "input gradient", input_gradient_plan(case.geometry, dtype, source, target, direct())
-            yield "weight gradient", weight_gradient_plan(case.geometry, dtype, source, target, direct())
+    return ((name, plan) for name, plan, _ in walkable(case))
+
+
+def walkable(case: Case, layouts: Iterable[Any] | None = None) -> Iterator[tuple[str, Plan, Conv2dGeometry]]:
+    """The same, and the geometry that each of them computes."""
+    g, dtype = case.geometry, np.dtype(case.dtype)
+    for source, target in layouts or product(("NCHW", "NHWC"), ("NCHW", g.layout)):
+        one_run = source == target == "NHWC"
+        whole = merged(g, dtype, one_run)
+        yield "forward", forward_plan(g, dtype, source, target, direct()), whole
+        yield "input gradient", input_gradient_plan(g, dtype, source, target, direct()), whole
+        whole = merged(g, dtype, one_run, BAND_BYTES if one_run else SLAB_BYTES)
+        yield "weight gradient", weight_gradient_plan(g, dtype, source, target, direct()), whole
+
+
+def pointwise(seed: int, count: int, dtypes: Sequence[Any] = FLOATS) -> Iterator[Case]:
+    """Convolutions of 1 x 1, most of which take every pixel, of several images."""
+    choose, lanes = random.Random(seed), simd.lanes(np.float32)
+    counts = (1, 3, lanes - 1, lanes, lanes + 1, 2 * lanes, 3 * lanes + 2)
+    for _ in range(count):
+        shape = choose.randint(1, 6), choose.choice(counts), choose.randint(1, 17), choose.randint(1, 17)
+        stride, pad = choose.choice([1, 1, 1, 1, (1, 2), 2]), choose.choice([0, 0, 0, 0, ((0, 1), (0, 0))])
+        groups = choose.choice([1, 1, 1, 1, 3]) if shape[1] % 3 == 0 else 1
+        filters = choose.choice(counts) * groups
+        weight, layout = (filters, shape[1] // groups, 1, 1), choose.choice(["NCHW", "NHWC"])
+        if layout == "NHWC":
+            shape, weight = (shape[0], *shape[2:], shape[1]), (weight[0], 1, 1, weight[1])  # type: ignore[assignment]
+        g = Conv2dGeometry.forward(shape, weight, stride, pad, groups=groups, layout=layout)
+        yield Case(g, np.dtype(choose.choice(dtypes)))
 
 
 def equal(a: Plan, b: Plan) -> bool:
@@ -421,11 +446,91 @@ def test_a_plan_is_made_once() -> None:
 def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: bool, form: str) -> None:
     with only(form), everything_in_parallel() if finely else nullcontext():
         for case in random_cases(seed, 30 if INTERPRETED else 70, products, FLOATS, form=form):
-            for name, plan in plans(case):
+            for name, plan, g in walkable(case):
                 try:
-                    CHECKS[plan.kernel](plan, merged(case.geometry, case.dtype), name)
+                    CHECKS[plan.kernel](plan, g, name)
                 except AssertionError as error:
                     raise AssertionError(f"{name} of {case}") from error
+
+
+@pytest.mark.parametrize("form", ["channels", "planes", "images", "cheapest"])
+@pytest.mark.parametrize("finely", [False, True])
+def test_offsets_of_pointwise_convolutions_stay_inside(finely: bool, form: str) -> None:
+    found = Counter[str]()
+    with only(form), everything_in_parallel() if finely else nullcontext():
+        for case in pointwise(int(finely), 60 if INTERPRETED else 150):
+            for name, plan, g in walkable(case, product(("NCHW", "NHWC"), repeat=2)):
+                try:
+                    CHECKS[plan.kernel](plan, g, name)
+                except AssertionError as error:
+                    raise AssertionError(f"{name} of {case}") from error
+                found[f"{name}, one run"] += g.N < case.geometry.N
+                found["swapped"] += plan.swapped
+                if plan.swapped:
+                    n = record(plan)
+                    assert (plan.kernel, n.ICG, n.OCG) == (weight_gradient, case.geometry.OC, case.geometry.IC)
+                    assert n.ICG < n.OCG
+                    assert (name, case.geometry.G, case.geometry.SH, case.geometry.SW) == ("weight gradient", 1, 1, 1)
+    assert all(found[f"{name}, one run"] > 10 for name in POOLED), found
+    assert (found["swapped"] > 10) == (form in ("channels", "cheapest")), found
+
+
+def test_weight_gradients_are_swapped_where_the_input_has_more_channels() -> None:
+    def swapped(IC: int, OC: int, kernel: int = 1, **how: Any) -> bool:
+        g = Conv2dGeometry.forward((2, 6, 6, IC), (OC, kernel, kernel, IC // how.get("groups", 1)), layout="NHWC", **how)
+        with only("channels"):
+            plan = weight_gradient_plan(g, np.dtype(np.float32), "NHWC", "NHWC", direct())
+        x, z = np.zeros(1), np.ones(1)
+        assert plan.factors(x, z) == ((z, x) if plan.swapped else (x, z))
+        return bool(plan.swapped)
+
+    assert swapped(64, 16)
+    assert swapped(17, 16)
+    assert not swapped(16, 16)
+    assert not swapped(16, 64)
+    for how in ({"kernel": 3}, {"stride": 2}, {"stride": (1, 2)}, {"padding": 1}, {"groups": 2}):
+        assert not swapped(64, 16, **how)
+
+
+@pytest.mark.parametrize("form", WINOGRAD)
+@pytest.mark.parametrize("finely", [False, True])
+def test_offsets_of_what_is_summed_stay_inside(finely: bool, form: str) -> None:
+    found = Counter[str]()
+    with only(form), everything_in_parallel() if finely else nullcontext():
+        for case, x in product(random_cases(15, 150, 200_000, FLOATS, form=form), ("NCHW", "NHWC")):
+            plan = summed_plan(case.geometry, case.dtype, x, direct(), True, finely)  # type: ignore[arg-type]
+            found["no plan"] += plan is None
+            if plan is not None:
+                n = record(plan)
+                assert n.sum_relu == finely
+                found[f"{int(n.strips > 1)}"] += 1
+                found["dilation"] += n.phases > 1
+                try:
+                    CHECKS[plan.kernel](plan, case.geometry, "forward")
+                except AssertionError as error:
+                    raise AssertionError(str(case)) from error
+    assert found["no plan"] > 20  # of groups
+    assert found["1"] > 5, found
+    if form == "winograd by tiles":
+        assert min(found["0"], found["dilation"]) > 5, found
+
+
+def test_what_is_summed_is_planned_as_it_is_without() -> None:
+    """But for the ReLU, so that the bits of the summand are the same."""
+    dtype, forms = np.dtype(np.float32), planning.FORMS["winograd"]
+    for N, C, OC, H, relu in ((2, 16, 16, 16, True), (64, 64, 64, 8, False), (3, 32, 48, 17, True)):
+        g = Conv2dGeometry.forward((N, C, H, H), (OC, C, 3, 3), 1, 1)
+        plan, other = (
+            summed_plan(g, dtype, "NHWC", forms, True, relu),
+            forward_plan(g, dtype, "NHWC", "NHWC", forms, True),
+        )
+        assert plan is not None
+        differs = [name for name in record(plan).dtype.names if record(plan)[name] != record(other)[name]]
+        assert differs == (["sum_relu"] if relu else [])
+        assert all(map(np.array_equal, plan.tables, other.tables))
+        assert (plan.shared, plan.own, plan.threads) == (other.shared, other.own, other.threads)
+        assert plan.kernel.name == f"{other.kernel.name}_summed"
+        assert summed_plan(g, dtype, "NHWC", planning.FORMS["direct"], True, relu) is None
 
 
 @pytest.mark.parametrize("form", ["channels", *WINOGRAD])
@@ -571,10 +676,12 @@ def test_what_is_never_reached_has_no_work(form: str) -> None:
 
 
 def test_rows_are_merged_where_they_do_not_matter() -> None:
-    def rows(image: tuple[int, ...], kernel: int = 1, **how: Any) -> tuple[int, int]:
+    def rows(image: tuple[int, ...], kernel: int = 1, one_run: bool = False, **how: Any) -> tuple[int, int]:
         g = Conv2dGeometry.forward(image, (64, image[1], kernel, kernel), **how)
-        found = merged(g, np.dtype(np.float32))
-        assert (found.IH * found.IW, found.OH * found.OW) == (g.IH * g.IW, g.OH * g.OW)
+        found = merged(g, np.dtype(np.float32), one_run)
+        assert found.N * found.IH * found.IW == g.N * g.IH * g.IW
+        assert found.N * found.OH * found.OW == g.N * g.OH * g.OW
+        assert found.N == (1 if one_run and found != g else g.N)
         assert (found.IH, found.IW) == (found.OH, found.OW) or found == g
         return found.IH, found.IW
 
@@ -587,3 +694,9 @@ def test_rows_are_merged_where_they_do_not_matter() -> None:
     assert rows((32, 64, 17, 16), padding=1) == (17, 16)
     assert rows((32, 64, 17, 16), padding=((0, 1), (0, 0))) == (17, 16)
     assert rows((32, 64, 17, 16), kernel=3, padding=1) == (17, 16)
+    for how in ({"stride": 2}, {"padding": 1}, {"kernel": 3, "padding": 1}):
+        assert rows((32, 64, 17, 16), one_run=True, **how) == (17, 16)
+    high, wide = rows((32, 64, 7, 7), one_run=True)  # a single image of as many pixels
+    assert high * wide == 32 * 7 * 7
+    assert high >= SOME_TASKS
+    assert wide > 7

@@ -47,6 +47,7 @@ from numbaconv.kernels.winograd import (
     correlate_winograd,
     correlate_winograd_normed,
     correlate_winograd_pooled,
+    correlate_winograd_summed,
 )
 from numbaconv.nn.normalisation import Normalised, _sizes
 from numbaconv.plan import Plan, depthwise, winograd
@@ -71,6 +72,7 @@ RECORDS = {
     weight_gradient_winograd_pooled: WEIGHT_WINOGRAD,
     correlate_winograd_normed: WINOGRAD,
     weight_gradient_winograd_normed: WEIGHT_WINOGRAD,
+    correlate_winograd_summed: WINOGRAD,
 }
 
 
@@ -746,6 +748,7 @@ def check_winograd(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 
     else:
         assert n.pooled == 0
     check_normed(plan, n, g)
+    check_summed(plan, n, g)
     slab = n.DH * high * n.columns * n.ICG + channels - n.ICG
     stage = min(rows * n.tile * n.DH, n.OH) * min(n.strip * n.tile * n.DW, n.OW) * n.width if staged else 0
     taps = n.side**2 * n.lanes * n.width
@@ -801,6 +804,40 @@ def check_normed(plan: Plan, n: Any, g: Conv2dGeometry) -> None:
             top, left = n.top + first * n.tile * n.DH, n.left + strip * n.strip * n.tile * n.DW
             high = (min(n.batch, n.tall - first) - 1) * n.tile + n.points
             check_normed_slab(n, int(top), int(high * n.DH), int(left), length)
+
+
+def check_summed(plan: Plan, n: Any, g: Conv2dGeometry) -> None:
+    """What ``_add_rows`` adds is the whole output, every element once, after all channels of it have been written."""
+    if plan.kernel is not correlate_winograd_summed:
+        assert n.sum_relu == 0
+        return
+    assert n.sum_relu in (0, 1)
+    assert n.relu == 0  # of the sum, not of what is summed
+    assert (n.G, n.by_blocks) == (1, 0)  # all channels of a pixel
+    assert (n.y_c, n.y_w, n.y_h, n.y_n) == (1, g.OC, g.OW * g.OC, g.OH * g.OW * g.OC)
+    for threads in THREADS:
+        done = np.zeros(g.N * g.OH * g.OW * g.OC, np.int64)
+        ends = [thread * int(n.units) // threads for thread in range(threads + 1)]
+        for first, last in pairwise(ends):
+            for start, batch in batches(first, last, int(n.units), int(n.batch)):
+                check_added(n, start, start + batch, done)
+        assert (done == 1).all()
+
+
+def check_added(n: Any, task: int, end: int, done: np.ndarray) -> None:
+    """Walk through what ``_add_rows`` does with the rows of strips that a thread has just written."""
+    tall, high, wide = int(n.tall), int(n.tile * n.DH), int(n.strip * n.tile * n.DW)
+    while task < end:
+        image, strip, first = task // (tall * n.strips), task // tall % n.strips, task % tall
+        rows = min(tall - first, end - task)
+        columns = min(int(n.strip), int(n.wide - strip * n.strip)) * int(n.tile * n.DW)
+        count = min(columns, int(n.OW - strip * wide))
+        assert count > 0
+        for row in range(first * high, min((first + rows) * high, int(n.OH))):
+            start = int(image * n.y_n + row * n.y_h + strip * wide * n.y_w)
+            assert 0 <= start < start + count * n.y_w <= len(done)
+            done[start : start + count * int(n.y_w)] += 1
+        task += rows
 
 
 def check_normed_slab(n: Any, top: int, rows: int, left: int, length: int) -> None:
@@ -955,6 +992,7 @@ CHECKS = {
     weight_gradient_winograd_pooled: check_weight_winograd,
     correlate_winograd_normed: check_winograd,
     weight_gradient_winograd_normed: check_weight_winograd,
+    correlate_winograd_summed: check_winograd,
 }
 
 

@@ -85,7 +85,7 @@ class Folded:
     def forward_sum(self, x: np.ndarray, plus: np.ndarray, relu: bool) -> np.ndarray | None:
         """The sum with another array, and its ReLU, if wanted; None if no kernel gives it in one sweep."""
         conv, x = self.conv, self.conv.check_channels(x)
-        if x.size == 0 or self.relu or plus.dtype != x.dtype or not is_dense(plus):
+        if x.size == 0 or self.relu or plus.dtype != x.dtype or not is_dense(plus) or self._arrays() is None:
             return None
         g = Conv2dGeometry.forward(
             x.shape, conv.weight.data.shape, conv.stride, conv.padding, conv.dilation, conv.groups
