@@ -72,7 +72,10 @@ class Ordered:
                 return 1, max(2, splits), 1
             return parts, splits, splits if parts == 1 else together
 
-        order = mock.patch.object(winograd, "_by_blocks", lambda work, cut: self.by_blocks and cut.strips == 1)
+        def by_blocks(work: Correlation, cut: winograd.Cut) -> bool:
+            return self.by_blocks and cut.strips == 1 and not work.packed  # which has transformed them already
+
+        order = mock.patch.object(winograd, "_by_blocks", by_blocks)
         with order, mock.patch.object(winograd, "_parts", parts):
             yield
 

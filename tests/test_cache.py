@@ -27,6 +27,7 @@ from test_nn_pooled import launches
 import numbaconv
 from numbaconv import cache, nn
 from numbaconv.cli import main
+from numbaconv.cli.cache import _predict as fill_predictions
 from numbaconv.cli.cache import _train as fill_training
 
 pytestmark = pytest.mark.compiled
@@ -664,6 +665,24 @@ def test_fill_meets_what_resnets_are_trained_with(dtype: Any) -> None:
     finally:
         numbaconv.set_algorithm("direct")
     assert any("winograd_normed" in name for name in wanted)
+    assert set(wanted) <= set(filled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fill_meets_what_resnets_predict_with(dtype: Any) -> None:
+    numbaconv.set_algorithm("auto")
+    try:
+        model = nn.models.resnet20(dtype=dtype, rng=0).eval()
+        with launches() as wanted:
+            for count in (1, 2, 64):
+                model(np.zeros((count, 3, 32, 32), dtype))
+        with launches() as filled:
+            fill_training(np.dtype(dtype))
+            fill_predictions(np.dtype(dtype))
+    finally:
+        numbaconv.set_algorithm("direct")
+    assert "correlate_winograd_summed" in wanted
     assert set(wanted) <= set(filled)
 
 

@@ -40,6 +40,9 @@ from cases import (
 from test_nn_normed import KERNELS, backward_one_by_one, chosen, forward_one_by_one
 from test_nn_normed import Shapes as Normable
 from test_nn_pooled import Shapes, launches, one_by_one, together
+from test_nn_sums import KERNEL as SUMMING
+from test_nn_sums import Shapes as Summable
+from test_plan import pointwise
 
 import numbaconv
 import numbaconv.execution
@@ -66,8 +69,10 @@ FORCED = [form for form in FORMS | PLAIN if form != "cheapest"]
 BATCHES = [(0, 150, 20_000, 1), (1, 16, 600_000, 1), (2, 40, 20_000, 2), (3, 8, 600_000, 2)]
 #: How many convolutions are pooled, in which forms.
 POOLED, POOLING = 60, ("channels", "winograd by tiles", "winograd by blocks")
-#: How many normalise what they read.
-NORMED = 80
+#: How many normalise what they read, and to how many of them another image is added.
+NORMED, SUMMED = 80, 80
+#: How many are of 1 x 1, in which forms.
+POINTWISE, POINTWISE_FORMS = 120, ("channels", "cheapest")
 
 
 def guarded(values: np.ndarray, side: str, writable: bool = True) -> np.ndarray:
@@ -265,6 +270,68 @@ def some_norm(choose: random.Random) -> Normable:
     )  # fmt: skip
 
 
+def child_summed() -> None:
+    """Convolutions at the end of a path, and the shortcut that they add, all of whose arrays are guarded."""
+    for side in SIDES:
+        guard_scratch(side)
+        choose = random.Random(2)
+        with chosen("by tiles"), launches() as names:
+            for number in range(SUMMED):
+                shapes = some_sum(choose)
+                print(f"guard at the {side}: {shapes}", flush=True)
+                numbaconv.set_num_threads(1 + number % min(2, numba.config.NUMBA_NUM_THREADS))
+                step = shapes.model()[0].main._in_evaluation[-1]
+                x, rng = shapes.batch(number, choose.choice(["NCHW", "NHWC"])), np.random.default_rng(number)
+                sum_of_two = step.forward(x)
+                plus = in_layout(rng.standard_normal(sum_of_two.shape).astype(x.dtype), "NHWC")
+                sum_of_two = sum_of_two + plus
+                wanted = np.where(sum_of_two <= 0, 0, sum_of_two) if shapes.relu else sum_of_two
+                step.forget()
+                for parameter in step.conv.parameters():
+                    parameter.data = guarded(parameter.data, side)
+                held, held_plus = (guarded_image(a, side, "NCHW", True) for a in (x, plus))
+                if x.flags.c_contiguous:
+                    held = guarded(x, side)
+                parallel = everything_in_parallel() if number % 2 else nullcontext()
+                with parallel, mock.patch.object(layout, "fresh", fresh(side)):
+                    got = step.forward_sum(held, held_plus, shapes.relu)
+                for array, right in ((got, wanted), (held, x), (held_plus, plus)):
+                    np.testing.assert_array_equal(array, right)
+        assert names.count(SUMMING) >= SUMMED  # its weights are packed by it, too
+
+
+def some_sum(choose: random.Random) -> Summable:
+    """Sizes of which all can be added by the kernel; some rows have more tiles than are read at once."""
+    taps, channels = choose.choice([3, 3, 5]), [16, 32, 48, 80]
+    padding = tuple((choose.randint(0, 3), choose.randint(0, 3)) for _ in range(2))
+    dilation = choose.choice([(1, 1), (1, 1), (2, 1), (1, 3), (4, 4)])
+    H, W = (
+        max(1, d * (taps - 1) + 1 - sum(pads)) + choose.randint(0, 9)
+        for d, pads in zip(dilation, padding, strict=True)
+    )  # fmt: skip
+    W += choose.choice([0, 0, 0, 60, 250])
+    return Summable(
+        choose.randint(1, 4), choose.choice(channels), choose.choice(channels), H, W, taps, padding, dilation, 1,
+        choose.random() < 0.5, choose.random() < 0.5, choose.random() < 0.5,
+        dtype=choose.choice(["float32", "float64"]),
+    )  # fmt: skip
+
+
+def child_pointwise() -> None:
+    """Convolutions of 1 x 1, all of whose arrays are guarded, and whose pixels may be one run."""
+    for side, form in product(SIDES, POINTWISE_FORMS):
+        guard_scratch(side)
+        with only(form):
+            for number, case in enumerate(pointwise(3, POINTWISE)):
+                threads = 1 + number % min(2, numba.config.NUMBA_NUM_THREADS)
+                numbaconv.set_num_threads(threads)
+                swapped = (number % 3 == 0,) * 6
+                how = f"{form}, guard at the {side}, {threads} threads, swapped {swapped}"
+                print(f"{how}: {case}", flush=True)
+                with everything_in_parallel() if threads > 1 else nullcontext():
+                    run_guarded(case, form, side, swapped, number)
+
+
 @contextmanager
 def guarded_norms(side: str) -> Iterator[None]:
     """What batch norms and convolutions make is guarded: also what a kernel needs to normalise, which is laid out."""
@@ -359,6 +426,19 @@ def test_nothing_beside_an_array_is_touched_where_a_convolution_normalises() -> 
     assert len(lines) == len(SIDES) * NORMED
 
 
+@pytest.mark.parametrize(
+    ("call", "count"),
+    [(child_summed, len(SIDES) * SUMMED), (child_pointwise, len(SIDES) * len(POINTWISE_FORMS) * POINTWISE)],
+    ids=["a shortcut is added", "all pixels are one run"],
+)
+def test_nothing_beside_an_array_is_touched_where(call: Callable[[], None], count: int) -> None:
+    result = child(call)
+    lines = result.stdout.splitlines() or ["nothing was run"]
+    assert not was_killed(result), f"memory was touched that is no array's, in\n{lines[-1]}\n{result.stderr}"
+    assert result.returncode == 0, f"wrong in\n{lines[-1]}\n{result.stderr[-4000:]}"
+    assert len(lines) == count
+
+
 @pytest.mark.parametrize(("side", "beside"), [("end", 1), ("start", -1)])
 def test_the_guard_kills_who_reads_one_element_beside_an_array(side: str, beside: int) -> None:
     inside = child(child_read, side, 0)
@@ -380,5 +460,6 @@ def test_the_guard_kills_where_scratch_memory_is_too_small(form: str) -> None:
 
 if __name__ == "__main__":
     faulthandler.enable()
-    functions = {f.__name__: f for f in (child_run, child_pooled, child_normed, child_read, child_write, child_scratch)}
+    passes = child_run, child_pooled, child_normed, child_summed, child_pointwise
+    functions = {f.__name__: f for f in (*passes, child_read, child_write, child_scratch)}
     functools.partial(functions[sys.argv[1]], *eval(sys.argv[2]))()

@@ -303,13 +303,30 @@ LAYERS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((8, 32, 16, 16), (32, 32, 3, 3), {"padding": 1}),
     ((2, 32, 32, 32), (32, 32, 3, 3), {"padding": 1}),
     ((16, 32, 28, 28), (64, 32, 3, 3), {"padding": 1}),
+    ((33, 16, 7, 7), (16, 16, 3, 3), {"padding": 1}),
+    ((8, 8, 16, 16), (8, 8, 3, 3), {"padding": 1}),
+    ((40, 24, 6, 6), (24, 24, 3, 3), {"padding": 1}),
+    ((8, 3, 16, 16), (16, 3, 3, 3), {"padding": 1}),
+    ((3, 128, 14, 14), (32, 128, 3, 3), {"padding": 1}),
+    # whose pixels are merged, where a single image may have too few for it
+    ((3, 32, 8, 8), (64, 32, 1, 1), {}),
+    ((8, 64, 7, 7), (160, 64, 1, 1), {}),
+    ((5, 192, 14, 14), (64, 192, 1, 1), {}),
+    ((4, 16, 7, 7), (32, 16, 1, 1), {}),
+    ((3, 512, 7, 7), (96, 512, 1, 1), {}),
+    ((33, 7, 5, 5), (3, 7, 1, 1), {}),
 ]
 
 
 @pytest.mark.compiled
 @pytest.mark.parametrize(("x", "w", "parameters"), LAYERS)
-def test_the_same_bits_for_a_batch_and_for_its_images_of_known_layers(x: Any, w: Any, parameters: Any) -> None:
-    case = Case(Conv2dGeometry.forward(x, w, **parameters), np.dtype(np.float32))
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_the_same_bits_for_a_batch_and_for_its_images_of_known_layers(
+    x: Any, w: Any, parameters: Any, layout: Any
+) -> None:
+    if layout == "NHWC":
+        x, w = ((n, h, w, c) for n, c, h, w in (x, w))
+    case = Case(Conv2dGeometry.forward(x, w, **parameters, layout=layout), np.dtype(np.float32))
     arrays = noisy(case)
     whole = run(numbaconv, case, arrays)
     assert bits(image_by_image(case, arrays)) == bits((whole.y, whole.dx, whole.transposed))

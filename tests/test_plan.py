@@ -458,7 +458,7 @@ def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: 
 def test_offsets_of_pointwise_convolutions_stay_inside(finely: bool, form: str) -> None:
     found = Counter[str]()
     with only(form), everything_in_parallel() if finely else nullcontext():
-        for case in pointwise(int(finely), 60 if INTERPRETED else 150):
+        for case in pointwise(int(finely), 15 if form == "images" else 60 if INTERPRETED else 150):
             for name, plan, g in walkable(case, product(("NCHW", "NHWC"), repeat=2)):
                 try:
                     CHECKS[plan.kernel](plan, g, name)
@@ -471,13 +471,15 @@ def test_offsets_of_pointwise_convolutions_stay_inside(finely: bool, form: str) 
                     assert (plan.kernel, n.ICG, n.OCG) == (weight_gradient, case.geometry.OC, case.geometry.IC)
                     assert n.ICG < n.OCG
                     assert (name, case.geometry.G, case.geometry.SH, case.geometry.SW) == ("weight gradient", 1, 1, 1)
-    assert all(found[f"{name}, one run"] > 10 for name in POOLED), found
+    assert all(found[f"{name}, one run"] > (1 if form == "images" else 10) for name in POOLED), found
     assert (found["swapped"] > 10) == (form in ("channels", "cheapest")), found
 
 
 def test_weight_gradients_are_swapped_where_the_input_has_more_channels() -> None:
     def swapped(IC: int, OC: int, kernel: int = 1, **how: Any) -> bool:
-        g = Conv2dGeometry.forward((2, 6, 6, IC), (OC, kernel, kernel, IC // how.get("groups", 1)), layout="NHWC", **how)
+        g = Conv2dGeometry.forward(
+            (2, 6, 6, IC), (OC, kernel, kernel, IC // how.get("groups", 1)), layout="NHWC", **how
+        )
         with only("channels"):
             plan = weight_gradient_plan(g, np.dtype(np.float32), "NHWC", "NHWC", direct())
         x, z = np.zeros(1), np.ones(1)
@@ -498,7 +500,8 @@ def test_offsets_of_what_is_summed_stay_inside(finely: bool, form: str) -> None:
     found = Counter[str]()
     with only(form), everything_in_parallel() if finely else nullcontext():
         for case, x in product(random_cases(15, 150, 200_000, FLOATS, form=form), ("NCHW", "NHWC")):
-            plan = summed_plan(case.geometry, case.dtype, x, direct(), True, finely)  # type: ignore[arg-type]
+            arguments: Any = (case.geometry, case.dtype, x, direct(), form != "winograd by blocks", finely)
+            plan = summed_plan(*arguments)
             found["no plan"] += plan is None
             if plan is not None:
                 n = record(plan)
@@ -681,7 +684,7 @@ def test_rows_are_merged_where_they_do_not_matter() -> None:
         found = merged(g, np.dtype(np.float32), one_run)
         assert found.N * found.IH * found.IW == g.N * g.IH * g.IW
         assert found.N * found.OH * found.OW == g.N * g.OH * g.OW
-        assert found.N == (1 if one_run and found != g else g.N)
+        assert (1 if one_run and found != g else g.N) == found.N
         assert (found.IH, found.IW) == (found.OH, found.OW) or found == g
         return found.IH, found.IW
 

@@ -77,11 +77,11 @@ class Sequential(Module):
     def _forget(self) -> None:
         super()._forget()
         self._tapes.clear()
-        self._pool.clear()
         self._replayed = None
         for step in self._in_evaluation:
             if isinstance(step, Folded | Pooled):
                 step.forget()
+        self._pool.clear()  # last, when nothing holds its memory any more
 
     def require_input_grad(self, needed: bool = True) -> None:
         """Pass it on to the first layers, up to the first that has parameters: what is behind it gets no gradient."""
