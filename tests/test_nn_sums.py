@@ -240,6 +240,16 @@ def test_what_no_kernel_does_is_added_apart(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize("relu", [True, False])
+def test_a_path_that_ends_in_a_relu_is_added_apart(relu: bool) -> None:
+    usual = SMALL.model()
+    model = nn.Sequential(nn.Residual(nn.Sequential(*usual[0].main, nn.ReLU())), *[nn.ReLU()] * relu).eval()
+    assert model[0].main._in_evaluation[-1].relu
+    with chosen("winograd"):
+        assert not assert_same_bits(model, SMALL.batch())
+
+
+@pytest.mark.compiled
 def test_not_where_sums_are_direct() -> None:
     numbaconv.set_algorithm("direct")
     assert not assert_same_bits(TYPICAL["16 channels"].model(), TYPICAL["16 channels"].batch())
