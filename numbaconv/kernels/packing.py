@@ -32,7 +32,7 @@ def pack_slab(
     for row in range(rows):
         line = to + row * pieces * columns * pitch
         inside = 0 <= top + row < IH
-        if not inside or (channels < pitch and sc != 1):
+        if not inside or channels < pitch:
             clear(slab, line, pieces * columns * pitch)
         if inside and not turns:
             for piece in range(pieces):
