@@ -254,18 +254,27 @@ def child_normed() -> None:
         assert [name for name in names if "normed" in name] == KERNELS * NORMED
 
 
-def some_norm(choose: random.Random) -> Normable:
-    """Sizes of which all can be read by the kernels that normalise; some rows have more tiles than are read at once."""
-    taps, channels = choose.choice([3, 3, 5]), [16, 32, 48, 80]
+#: Channels that Winograd's algorithm is taken for, some of which do not fill a block.
+CHANNELS = [16, 32, 48, 80]
+
+
+def winograd_sizes(choose: random.Random) -> tuple[int, int, int, Any, Any]:
+    """Rows, columns, taps, padding and dilation that Winograd's kernels serve; some rows are of several strips."""
+    taps = choose.choice([3, 3, 5])
     padding = tuple((choose.randint(0, 3), choose.randint(0, 3)) for _ in range(2))
     dilation = choose.choice([(1, 1), (1, 1), (2, 1), (1, 3), (4, 4)])
     H, W = (
         max(1, d * (taps - 1) + 1 - sum(pads)) + choose.randint(0, 9)
         for d, pads in zip(dilation, padding, strict=True)
     )  # fmt: skip
-    W += choose.choice([0, 0, 0, 60, 250])
+    return H, W + choose.choice([0, 0, 0, 60, 250]), taps, padding, dilation
+
+
+def some_norm(choose: random.Random) -> Normable:
+    """Sizes of which all can be read by the kernels that normalise; some rows have more tiles than are read at once."""
+    H, W, taps, padding, dilation = winograd_sizes(choose)
     return Normable(
-        choose.randint(2, 4), choose.choice(channels), choose.choice(channels), H + (W == 1), W, taps, padding,
+        choose.randint(2, 4), choose.choice(CHANNELS), choose.choice(CHANNELS), H + (W == 1), W, taps, padding,
         dilation, 1, choose.random() < 0.5, choose.random() < 0.5, dtype=choose.choice(["float32", "float64"]),
     )  # fmt: skip
 
@@ -302,16 +311,9 @@ def child_summed() -> None:
 
 def some_sum(choose: random.Random) -> Summable:
     """Sizes of which all can be added by the kernel; some rows have more tiles than are read at once."""
-    taps, channels = choose.choice([3, 3, 5]), [16, 32, 48, 80]
-    padding = tuple((choose.randint(0, 3), choose.randint(0, 3)) for _ in range(2))
-    dilation = choose.choice([(1, 1), (1, 1), (2, 1), (1, 3), (4, 4)])
-    H, W = (
-        max(1, d * (taps - 1) + 1 - sum(pads)) + choose.randint(0, 9)
-        for d, pads in zip(dilation, padding, strict=True)
-    )  # fmt: skip
-    W += choose.choice([0, 0, 0, 60, 250])
+    H, W, taps, padding, dilation = winograd_sizes(choose)
     return Summable(
-        choose.randint(1, 4), choose.choice(channels), choose.choice(channels), H, W, taps, padding, dilation, 1,
+        choose.randint(1, 4), choose.choice(CHANNELS), choose.choice(CHANNELS), H, W, taps, padding, dilation, 1,
         choose.random() < 0.5, choose.random() < 0.5, choose.random() < 0.5,
         dtype=choose.choice(["float32", "float64"]),
     )  # fmt: skip

@@ -215,12 +215,10 @@ def scale_shift(x, center, scale, shift, other, y, sizes, stage, thread, threads
 @Kernel
 def lay_out(center, scale, shift, rows, stage, thread, threads):
     """What :func:`scale_shift` needs, as :func:`normalise_slab` takes it: three rows of some pixels."""
-    length = len(rows) // 3
-    for start in range(0, length, len(center)):
-        for c in range(len(center)):
-            rows[start + c] = center[c]
-            rows[length + start + c] = scale[c]
-            rows[2 * length + start + c] = shift[c]
+    length, channels = len(rows) // 3, len(center)
+    _along(center, 0, channels, rows[:length], False)
+    _along(scale, 0, channels, rows[length : 2 * length], False)
+    _along(shift, 0, channels, rows[2 * length :], False)
 
 
 @routine

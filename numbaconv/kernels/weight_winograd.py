@@ -87,7 +87,10 @@ def weight_gradient_winograd_pooled(
 
 @kernel(stages=3)
 def weight_gradient_winograd_normed(x, z, w, scratch, numbers, taps, tiles, norm, stage, thread, threads):
-    """The same where a batch normalisation comes before, as in :func:`numbaconv.kernels.winograd`."""
+    """The same where a batch normalisation comes before, which is made where ``x`` is read.
+
+    ``norm`` is what :func:`numbaconv.kernels.normalisation.lay_out` made.
+    """
     _weight_gradient(x, z, w, scratch, numbers, taps, tiles, None, norm, stage, thread, threads)
 
 

@@ -110,6 +110,10 @@ class Sequential(Module):
         self._replayed = tape, x
         return tape.play(x)
 
+    def _steps(self) -> list[_Step]:
+        """What it runs now, one after the other."""
+        return self._in_training if self.training else self._in_evaluation
+
     def evaluation_steps(self) -> list[_Step] | None:
         """What it runs in evaluation, one after the other; None if it does something else."""
         return self._in_evaluation if type(self) is Sequential and "forward" not in vars(self) else None
@@ -117,7 +121,7 @@ class Sequential(Module):
     def _forward(self, x: np.ndarray, end: int | None) -> np.ndarray:
         """The output of the steps before ``end``."""
         self._replayed = None
-        order = self._in_training if self.training else self._in_evaluation
+        order = self._steps()
         if self.training and self._order is not order:
             self._forget()
         self._order = order
@@ -139,7 +143,7 @@ class Sequential(Module):
         for layer in reversed(self._order[:end]):
             if grad is None:  # the layers before have no parameters, and nothing asks for their gradient
                 break
-            block = layer.layer if type(layer) is _WithReLU else layer
+            block = _before_relu(layer)
             if type(block) is Residual and "backward" not in vars(block):
                 grad, more = block.backward_apart(grad, more)
             else:
@@ -267,10 +271,9 @@ class Residual(Module):
     def _last(self) -> tuple[Sequential, BatchNorm2d | Folded] | tuple[None, None]:
         """The main path and what it ends in, if that may run as a step of its own, and add the shortcut."""
         path = self.main
-        if type(path) is not Sequential:
+        if type(path) is not Sequential or not path.layers:
             return None, None
-        steps = path._in_training if path.training else path._in_evaluation
-        last = steps[-1] if steps else path
+        last = path._steps()[-1]
         own = any("forward" in vars(module) or "backward" in vars(module) for module in (path, last))  # somebody's
         if not own and (type(last) is Folded or (type(last) is BatchNorm2d and path.training)):
             return path, last
@@ -291,6 +294,11 @@ class _WithReLU:
 
     def evaluation_steps(self) -> list[_Step]:
         return [self.layer]
+
+
+def _before_relu(step: _Step) -> Any:
+    """The layer of a step that does the work of the ReLU behind it; any other step itself."""
+    return step.layer if type(step) is _WithReLU else step
 
 
 #: Attributes of a model that follow from its layers.
@@ -341,7 +349,7 @@ def _with_pooling(steps: list[_Step]) -> list[_Step]:
     for k in reversed(range(len(steps) - 1)):
         first, second = steps[k], steps[k + 1]
         relu = type(second) is _WithReLU  # max pooling, and the ReLU that stood before it
-        pool = second.layer if type(second) is _WithReLU else second
+        pool = _before_relu(second)
         if type(pool) is MaxPool2d and type(first) is Conv2d:
             steps[k : k + 2] = [Pooled(first, pool, relu)]
         elif type(pool) is MaxPool2d and type(first) is Folded and not relu:
@@ -353,7 +361,7 @@ def _with_norm(steps: list[_Step]) -> list[_Step]:
     """The same steps, of which some normalise what they convolve."""
     for k in reversed(range(len(steps) - 1)):
         first, conv = steps[k], steps[k + 1]
-        norm = first.layer if type(first) is _WithReLU else first
+        norm = _before_relu(first)
         if type(norm) is BatchNorm2d and type(conv) is Conv2d:
             steps[k : k + 2] = [Normed(norm, norm is not first, conv)]
     return steps

@@ -159,10 +159,23 @@ class Conv2d(_Convolution):
     ) -> tuple[np.ndarray, Conv2dGeometry]:
         """Convolve images that have been checked with a weight of this layer's shape; the output, and the geometry."""
         dtype = result_dtype(x, weight)
-        geometry = Conv2dGeometry.forward(x.shape, weight.shape, self.stride, self.padding, self.dilation, self.groups)
+        geometry = self.geometry(x, weight)
         y = empty(geometry.output_shape, dtype, preferred(self.in_channels, geometry.output_shape, dtype))
         correlate(forward_plan, FORMS[get_algorithm()], geometry, x, weight, bias, y, packed=packed, relu=relu)
         return y, geometry
+
+    def geometry(self, x: np.ndarray, weight: np.ndarray) -> Conv2dGeometry:
+        """That of the convolution of ``x`` with a weight of this layer's shape."""
+        shapes = x.shape, np.shape(weight)
+        return Conv2dGeometry.forward(*shapes, self.stride, self.padding, self.dilation, self.groups)
+
+    def plain_arrays(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """The weight and the bias, if kernels for images of a dtype take them as they are."""
+        weight = self.weight.data
+        if type(weight) is not np.ndarray or weight.dtype != dtype:
+            return None
+        bias = self._bias()
+        return (weight, bias) if bias is None or (type(bias) is np.ndarray and bias.dtype == dtype) else None
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """``(N, in_channels, H, W)``, or None where nobody needs it."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from numbaconv.algorithms import get_algorithm
 from numbaconv.execution import correlate_with
-from numbaconv.geometry import Conv2dGeometry
 from numbaconv.jit import ALL
 from numbaconv.kernels.elementwise import digest
 from numbaconv.memory import flat_image
@@ -87,9 +86,7 @@ class Folded:
         conv, x = self.conv, self.conv.check_channels(x)
         if x.size == 0 or self.relu or plus.dtype != x.dtype or not is_dense(plus) or self._arrays() is None:
             return None
-        g = Conv2dGeometry.forward(
-            x.shape, conv.weight.data.shape, conv.stride, conv.padding, conv.dilation, conv.groups
-        )  # fmt: skip
+        g = conv.geometry(x, conv.weight.data)
         layout = preferred(g.IC, g.output_shape, x.dtype)
         plan = summed_plan(g, x.dtype, flat_image(x, x.dtype, g.layout)[1], FORMS[get_algorithm()], True, relu)
         if plan is None or layout == "NCHW" or plus.shape != g.output_shape:

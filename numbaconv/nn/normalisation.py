@@ -173,17 +173,18 @@ class BatchNorm2d(Module):
         evaluation they are constants, and ``grad_x = weight / std * grad_y``.
         """
         (x, sizes, coefficients), rstd, own_moments, y = self._recall()
-        if more is not None and not grad_output.dtype == more.dtype == x.dtype:  # their sum is to be rounded, not they
+        masks = y is not None and sizes.relu
+        # Where dtypes differ, the sum is to be rounded, not they.
+        if more is not None and not (masks and grad_output.dtype == more.dtype == x.dtype):
             grad_output, more = added(grad_output, more), None
         grad, count = check_gradient(grad_output, Form.of(x)), max(1, x.size // self.num_features)
         total, products = _totals(2, sizes)
-        if y is not None and sizes.relu:
+        if masks:
             through, sizes = empty_like(x), sizes._replace(relu=False)
             other = np.empty(0, x.dtype) if more is None else check_gradient(more, Form.of(x))
             _launch(kernels.masked_moments, sizes, grad, other, y, x, coefficients[0], through, total, products)
             grad = through
         else:
-            grad = grad if more is None else added(grad, check_gradient(more, Form.of(x)))
             _launch(kernels.gradient_moments, sizes, grad, x, *coefficients, total, products)
         mean, slope = np.empty(self.num_features, x.dtype), np.empty(self.num_features, x.dtype)
         kind = np.float64 if self.weight is None else self.weight.data.dtype

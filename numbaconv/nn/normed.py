@@ -40,17 +40,19 @@ class Normed:
 
     def _convolved(self, normalised: Normalised) -> np.ndarray | None:
         """The output of the convolution, if a kernel gives it."""
-        conv, x, weight = self.conv, normalised.x, self.conv.weight.data
-        parameters = [weight] if conv.bias is None else [weight, conv.bias.data]
-        usual = all([type(array) is np.ndarray and array.dtype == x.dtype for array in parameters])  # noqa: C419
-        if not usual or x.shape[1] != conv.in_channels or x.size == 0 or layout_of(x) == "NCHW":
+        conv, x = self.conv, normalised.x
+        if x.shape[1] != conv.in_channels or x.size == 0 or layout_of(x) == "NCHW":
             return None
-        g = Conv2dGeometry.forward(x.shape, weight.shape, conv.stride, conv.padding, conv.dilation, conv.groups)
+        arrays = conv.plain_arrays(x.dtype)
+        if arrays is None:
+            return None
+        weight, bias = arrays
+        g = conv.geometry(x, weight)
         plans = normed_plans(g, x.dtype, normalised.sizes.relu, FORMS[get_algorithm()])
         if plans is None or preferred(g.IC, g.output_shape, x.dtype) == "NCHW":
             return None
         y = empty(g.output_shape, x.dtype, "NHWC")
-        if not correlate_with(plans[0], g, x, weight, conv._bias(), flat(y), (normalised.rows(),)):
+        if not correlate_with(plans[0], g, x, weight, bias, flat(y), (normalised.rows(),)):
             return None
         conv._saved = normalised, Form.of(y), g, None
         return y

@@ -58,10 +58,10 @@ class Pooled:
 
     def _together(self, x: np.ndarray) -> np.ndarray | None:
         """The output, if one kernel gives it."""
-        conv, pool, shape = self.conv, self.pool, np.shape(self.conv.weight.data)
+        conv, pool = self.conv, self.pool
         if x.dtype not in FLOATS or x.size == 0 or "forward" in vars(conv) or "forward" in vars(pool):
             return None
-        g = Conv2dGeometry.forward(x.shape, shape, conv.stride, conv.padding, conv.dilation, conv.groups)
+        g = conv.geometry(x, conv.weight.data)
         between = Form(g.output_shape, x.dtype, preferred(g.IC, g.output_shape, x.dtype))
         sizes = pool.sizes(between.shape, between.layout)
         windows = windows_of(sizes, self.relu)
@@ -86,10 +86,8 @@ class Pooled:
         if isinstance(self.step, Folded):
             held = self.step.fold(x)
             return None if held is None else (held.weight.array, held.bias, held.weight)
-        weight, bias = self.conv.weight.data, self.conv._bias()
-        arrays = [weight] if bias is None else [weight, bias]
-        usual = all([type(array) is np.ndarray and array.dtype == x.dtype for array in arrays])  # noqa: C419
-        return (weight, bias, None) if usual else None
+        arrays = self.conv.plain_arrays(x.dtype)
+        return None if arrays is None else (*arrays, None)
 
     def backward(self, grad_output: np.ndarray) -> np.ndarray | None:
         """The chain rule, through both layers."""

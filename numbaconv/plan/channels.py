@@ -324,8 +324,7 @@ def weight_plan(work: Correlation) -> Plan:
     runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
     tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
     kernel = weight_gradient_pooled if work.pooled else weight_gradient
-    plan = common.plan(kernel, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
-    return replace(plan, swapped=int(work.swapped))
+    return common.plan(kernel, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
 
 
 def _turned_round(work: Correlation) -> Correlation:
@@ -334,8 +333,7 @@ def _turned_round(work: Correlation) -> Correlation:
     The other one is packed more than once, and read element by element.
     """
     g = work.g
-    pixel_by_pixel = (g.KH, g.KW, g.SH, g.SW, g.G) == (1, 1, 1, 1, 1) and (g.OH, g.OW) == (g.IH, g.IW)
-    if not pixel_by_pixel or g.IC <= g.OC or work.pooled is not None:
+    if not common.pointwise(g) or g.G > 1 or g.IC <= g.OC or work.pooled is not None:
         return work
     g = replace(g, IC=g.OC, OC=g.IC)
     return work._replace(g=g, source=work.target, target=work.source, swapped=True)

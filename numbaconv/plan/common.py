@@ -116,7 +116,13 @@ def plan(
         zeros=zeros,
         no_bias=np.zeros(bias, work.dtype),
         first=first,
+        swapped=int(work.swapped),
     )
+
+
+def pointwise(g: Conv2dGeometry) -> bool:
+    """Whether every output pixel is made of the input pixel of the same place."""
+    return (g.KH, g.KW, g.SH, g.SW) == (1, 1, 1, 1) and (g.OH, g.OW) == (g.IH, g.IW)
 
 
 def merged(
@@ -124,11 +130,11 @@ def merged(
 ) -> Conv2dGeometry:  # fmt: skip
     """The same convolution of fewer and longer rows, which tiles cover with less waste, where rows do not matter.
 
-    That is so where every output pixel is made of the input pixel of the same place. Where the pixels of all images are
+    That is so for convolutions that are :func:`pointwise`. Where the pixels of all images are
     ``one_run``, they make a single tall image. There should still be work for many threads, or for some if a row were
     hardly longer than a tile; and a row should take no more bytes than that.
     """
-    if (g.KH, g.KW, g.SH, g.SW) != (1, 1, 1, 1) or (g.OH, g.OW) != (g.IH, g.IW):
+    if not pointwise(g):
         return g
     if one_run and max(g.IC, g.OC) >= simd.lanes(dtype):  # of fewer channels, lanes may lie along the images
         g = replace(g, N=min(g.N, 1), IH=g.IH * max(g.N, 1), OH=g.OH * max(g.N, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -115,6 +116,11 @@ def _cut(work: Correlation, tile: int) -> Cut:
     return c._replace(low=int(left[0] <= 2 * work.g.DH), thin=int(left[1] <= 2 * work.g.DW))
 
 
+def _cheapest(work: Correlation, cost: Callable[[Correlation, Cut], float]) -> Cut:
+    """The way that costs least."""
+    return min(cuts(work), key=lambda c: cost(work, c))
+
+
 def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
     return min((_cost(work, c) for c in cuts(work)), default=float("inf"))
@@ -133,7 +139,7 @@ def _cost(work: Correlation, c: Cut) -> float:
 def plan(work: Correlation) -> Plan:
     """The plan of a forward pass or an input gradient."""
     g, target = work.g, work.target
-    c = min(cuts(work), key=lambda c: _cost(work, c))
+    c = _cheapest(work, _cost)
     by_blocks, points = _by_blocks(work, c), c.points**2
     units = c.units(g)
     rows = _batch(work, c, (0 if by_blocks else c.pitch) + c.width, units)
@@ -166,8 +172,9 @@ def plan(work: Correlation) -> Plan:
         relu=int(work.relu and not work.summed), sum_relu=int(work.relu and work.summed),
         pooled=0 if work.pooled is None else 1 if work.forward else 2, tasks=g.G * (c.blocks if by_blocks else units),
     )  # fmt: skip
-    alone = correlate_winograd_summed if work.summed else correlate_winograd
-    kernel = _kernel(work, alone, correlate_winograd_pooled, correlate_winograd_normed)
+    kernel = correlate_winograd_summed if work.summed else _kernel(
+        work, correlate_winograd, correlate_winograd_pooled, correlate_winograd_normed
+    )  # fmt: skip
     return common.plan(
         kernel, WINOGRAD, values, (_heights(tiles),), work, False, True, (g.G, c.blocks * c.width),
         first=int(private),
@@ -196,7 +203,7 @@ def _weight_cost(work: Correlation, c: Cut) -> float:
 def weight_plan(work: Correlation) -> Plan:
     """The plan of a weight gradient."""
     g = work.g
-    c = min(cuts(work), key=lambda c: _weight_cost(work, c))
+    c = _cheapest(work, _weight_cost)
     parts, splits, together = _parts(work, c)
     by_blocks, points = _weight_by_blocks(work, c), c.points**2
     blocks = -(-c.blocks * together // splits)
@@ -244,7 +251,7 @@ def pools(work: Correlation) -> bool:
 
 def sums(work: Correlation) -> bool:
     """Whether the kernel for a forward pass can add an image: where a thread has all channels of a pixel."""
-    return work.g.G == 1 and not _by_blocks(work, min(cuts(work), key=lambda c: _cost(work, c)))
+    return work.g.G == 1 and not _by_blocks(work, _cheapest(work, _cost))
 
 
 def norms(work: Correlation) -> bool:
@@ -252,8 +259,7 @@ def norms(work: Correlation) -> bool:
 
     Each thread does that for itself, and to all channels of a pixel.
     """
-    c, weight_cut = (min(cuts(work), key=lambda c: cost(work, c)) for cost in (_cost, _weight_cost))
-    return work.g.G == 1 and not _by_blocks(work, c) and not _weight_by_blocks(work, weight_cut)
+    return sums(work) and not _weight_by_blocks(work, _cheapest(work, _weight_cost))
 
 
 def _kernel(work: Correlation, alone: Kernel, pooled: Kernel, normed: Kernel) -> Kernel:
