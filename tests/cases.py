@@ -341,6 +341,7 @@ def _channels(choose: Choose, most: int, lanes: int) -> tuple[int, int, int]:
         options = [(G, *both) for G in (2, 3, lanes + 1) for both in ((1, 2), (2, 1), (1, 3), (1, lanes + 1))]
     elif kind == 2:  # groups
         options = [(G, ICG, OCG) for G in (2, 3) for ICG in counts for OCG in counts]
+        options += [(lanes // 2 + 1, 4, 4), (lanes + 1, 2, 4), (lanes + 3, 4, 2)]  # more than a task's bundle
     else:
         options = [(1, ICG, OCG) for ICG in counts for OCG in counts]
     return _pick(choose, [option for option in options if option[0] * option[1] * option[2] <= most] or [(1, 1, 1)])

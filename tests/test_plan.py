@@ -357,7 +357,8 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
     taken: Counter[tuple[str, str]] = Counter()
     forget_plans()
     chosen = (case for form in FORMS for case in random_cases(8, 40, 4_000_000, FLOATS, form=form))
-    for case in (*chosen, Case(Conv2dGeometry.forward((2, 64, 16, 16), (64, 64, 3, 3), 1, 1), np.dtype(np.float32))):
+    many = ((2, 64, 16, 16), (64, 64, 3, 3)), ((64, 8, 8, 8), (8, 8, 3, 3))  # more channels, and images
+    for case in (*chosen, *(Case(Conv2dGeometry.forward(*shapes, 1, 1), np.dtype(np.float32)) for shapes in many)):
         for name, plan in plans(case):
             forget_plans()
             asked = [form.asked.pop() for form in forms]

@@ -251,17 +251,27 @@ def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     remainders, (weights, reads), runs, phases, rows = plan.tables
     steps = np.stack((weights, reads), 1)
     H, W = (g.OH, g.OW) if name == "forward" else (g.IH, g.IW)
-    slab = n.ICG * n.plane
+    slab = n.bundle * n.ICG * n.plane
 
     # shared memory: packed weights, then the threads' parts
     assert_rows_cover(rows, n.OCG)
     assert n.heights == sum(rows[:, 1])
     assert n.G * n.heights * len(steps) <= n.slabs <= plan.shared
     assert plan.no_bias.shape == (n.G, n.heights)
-    # a thread's part: the planes, then the staged tile
+    # a thread's part: the planes, then the staged tile, then the target's planes if those are turned
     assert_planes_hold_their_parts(n, remainders)
     assert slab <= n.stage
-    assert n.stage + max(height * PLANE_TILES[height] for height in rows[:, 1]) * n.lanes <= n.own == plan.own
+    assert n.stage + max(height * PLANE_TILES[height] for height in rows[:, 1]) * n.lanes <= n.planes <= n.own
+    assert n.own == plan.own
+    assert (n.OH, n.holes) == (H, plan.fill)
+    if n.turned:
+        assert (n.y_h, n.y_w, n.pixel) == (W, 1, n.G * n.OCG)
+        assert n.y_c % n.lanes == 0
+        assert min(n.band * n.out_h, H) * W <= n.y_c
+        assert n.planes + n.bundle * n.OCG * n.y_c <= n.own
+    else:
+        assert (n.y_h, n.y_w) == (W, 1)
+        assert n.y_c == H * W or n.G * n.OCG == 1
 
     reached, last_of_before, last_run = set(), 0, 0
     for first_row, count, first_column, columns, first, last, first_run, end, below in phases:
@@ -275,7 +285,9 @@ def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
             check_steps(n, remainders, steps[first:last], left, columns)
             for height in set(rows[:, 1].tolist()):
                 check_pixels(n, steps[first:last, 1], PLANE_TILES[height], left, columns)
-        for q in range(count):
+        for q in range(count):  # a band's rows are turned with that band
+            top = q // n.band * n.band * n.out_h
+            assert top <= first_row + q * n.out_h < min(top + n.band * n.out_h, H)
             reached.update((first_row + q * n.out_h, first_column + p * n.out_w) for p in range(columns))
         assert first_row + (count - 1) * n.out_h < H
         assert first_column + (columns - 1) * n.out_w < W
@@ -287,8 +299,14 @@ def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert len(steps) % n.joined == 0
     assert (np.diff(steps[:, 0].reshape(-1, n.joined)) == 1).all()
     check_filters(n, steps, n.w_row, g)
-    assert n.tasks == g.N * n.G * n.bands
+    assert_bundles_cover(n)
+    assert n.tasks == g.N * n.bundles * n.bands
     assert plan.threads <= n.tasks
+
+
+def assert_bundles_cover(n: Any) -> None:
+    """Every group is in one bundle, and no bundle is empty."""
+    assert (n.bundles - 1) * n.bundle < n.G <= n.bundles * n.bundle
 
 
 def assert_planes_hold_their_parts(n: Any, remainders: np.ndarray) -> None:
@@ -510,19 +528,25 @@ def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     n = record(plan)
     remainders, (weights, reads), rows = plan.tables
     steps = np.stack((weights, reads), 1)
-    slab = n.ICG * n.plane
+    slab = n.bundle * n.ICG * n.plane
     pairs = -(-len(steps) // 2)
 
     # sums: of all parts, groups, and tiles of output channels
     assert_rows_cover(rows, n.OCG)
     heights = int(sum(rows[:, 1]))
     assert heights * pairs * 2 * n.lanes <= n.block
-    assert n.parts * n.G * n.block <= n.slabs <= plan.shared
+    assert n.slabs == plan.shared
+    if n.parts > 1:
+        assert n.parts * n.G * n.block <= n.slabs
+    else:  # they are a task's own
+        assert n.sums + n.bundle * n.block <= n.lane_sums
+    assert n.lane_sums + n.lanes**2 <= n.own == plan.own
     # a thread's part: the planes of the input, then those of the output's gradient, of all rows of the tiles
     assert_planes_hold_their_parts(n, remainders)
     assert slab <= n.gradient
-    assert n.gradient + (heights - 1) * n.z_plane + n.vectors * n.lanes <= n.own == plan.own
-    assert n.gradient + n.OCG * n.z_plane <= n.own  # what is cleared
+    last = n.gradient + (n.bundle - 1) * n.OCG * n.z_plane  # where the last group's begin
+    assert last + (heights - 1) * n.z_plane + n.vectors * n.lanes <= n.sums <= n.lane_sums
+    assert last + n.OCG * n.z_plane <= n.sums  # what is cleared
     # the gradient's pixels are in what is summed, and what is summed beyond them is zeros of the same plane
     assert n.columns >= n.OW
     assert (n.band - 1) * n.columns + n.OW <= n.vectors * n.lanes <= n.z_plane
@@ -530,14 +554,16 @@ def check_weight_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     if len(steps):
         # those zeros meet something finite: the planes, or what is cleared behind them
         assert min(steps[:, 1]) >= 0
-        assert max(steps[:, 1]) + n.vectors * n.lanes <= n.gradient
+        assert max(steps[:, 1]) + n.vectors * n.lanes <= n.ICG * n.plane + n.lanes
+        assert slab + n.lanes <= n.gradient
     check_filters(n, steps, n.w_row, g)
     assert plan.fill == (len(steps) < n.ICG * g.KH * g.KW)
 
     # every band of every image, for every group, is one task's work
     assert n.units == g.N * n.bands
     assert (n.bands - 1) * n.band < g.OH <= n.bands * n.band
-    assert n.tasks == n.parts * n.G
+    assert_bundles_cover(n)
+    assert n.tasks == n.parts * n.bundles
     assert plan.threads <= n.tasks
     units = [unit for p in range(n.parts) for unit in range(p * n.units // n.parts, (p + 1) * n.units // n.parts)]
     assert units == list(range(n.units))

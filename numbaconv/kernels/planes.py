@@ -10,6 +10,10 @@ with::
                 tile  = bias
                 tile += packed weights x source pixels
                 target pixels = tile
+            turn the target's planes, if its channels are innermost
+
+Turning takes whole vectors, of channels on one side and of pixels on the other. So where groups are narrower than that,
+a task has a bundle of them.
 
 A plane is packed so that an output pixel's source lies at the same place for every tap, but for an offset of the tap:
 for a stride of 2, even and odd columns lie apart, and even and odd rows. So a vector may run on from the end of an
@@ -54,9 +58,16 @@ PLANES = record(
     "w_row",
     "heights",  # rows of all tiles of a group
     "lanes",  # lanes of a vector
+    "bundle",  # groups of a task
+    "bundles",
     "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "stage",  # where in it the staged tile begins
+    "turned",  # 1: tiles are written to planes in the thread's part, which are turned: the y strides are those of them
+    "planes",  # where those begin
+    "pixel",  # elements from a pixel of the output to the next
+    "holes",  # 1: there are target pixels that no tap reaches
+    "OH",
     "bands",  # bands of an image
     "band",  # rows of a band, counted in pixels of a phase
     "top",  # source row and column that pixel (0, 0) of a phase reaches first
@@ -119,34 +130,70 @@ def _correlate_share(x, bias, y, packed, scratch, plan, remainders, reads, runs,
 
 @inlined
 def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, reads, runs, phases, rows, task):
-    """One task: a band of rows, all output channels of a group, all phases."""
-    n = task // (plan.G * plan.bands)
-    g = task // plan.bands % plan.G
+    """One task: a band of rows, all output channels of a bundle of groups, all phases."""
+    n = task // (plan.bundles * plan.bands)
+    first_group = task // plan.bands % plan.bundles * plan.bundle
+    groups = min(plan.bundle, plan.G - first_group)
     first = task % plan.bands * plan.band
     pack_planes(
-        x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
-        scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h, plan.in_h,
-        plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
+        x, n * plan.x_n + first_group * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, groups * plan.ICG, plan.IH,
+        plan.IW, scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h,
+        plan.in_h, plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
     )  # fmt: skip
-    target = n * plan.y_n + g * plan.OCG * plan.y_c
+    to, target = y, n * plan.y_n + first_group * plan.OCG * plan.y_c + first * plan.out_h * plan.y_h
+    if plan.turned:
+        to, target = scratch, own + plan.planes
+        if plan.holes:
+            _fill_planes(bias, scratch, target, plan, first_group, groups)
+    for group in range(groups):
+        _correlate_group(
+            bias, to, target + group * plan.OCG * plan.y_c, packed, scratch, own, own + group * plan.ICG * plan.plane,
+            plan, reads, runs, phases, rows, (first_group + group) * plan.heights, first,
+        )  # fmt: skip
+    if plan.turned:
+        top = first * plan.out_h
+        unpack_planes(
+            scratch, target, plan.y_c, groups * plan.OCG, min(plan.band * plan.out_h, plan.OH - top) * plan.y_h, y,
+            n * plan.y_n + top * plan.y_h * plan.pixel + first_group * plan.OCG, 1, plan.pixel, plan.lanes,
+        )  # fmt: skip
+
+
+@routine
+def _fill_planes(bias, scratch, to, plan, first_group, groups):
+    """Write the bias to all pixels of the planes of some groups, for those that no tap reaches."""
+    for c in range(groups * plan.OCG):
+        channel = (first_group + c // plan.OCG) * plan.heights + c % plan.OCG
+        tile = fill(1, 1, bias, channel)
+        if plan.relu:
+            tile = rectify(tile)
+        for pixel in range(0, plan.y_c, plan.lanes):
+            store(tile, scratch, to + c * plan.y_c + pixel, 0, 0)
+
+
+@routine
+def _correlate_group(
+    bias, y, target, packed, scratch, own, slab, plan, reads, runs, phases, rows, first_channel, first
+):  # fmt: skip
+    """All phases and output channels of one group, whose planes begin at ``slab``."""
     for phase in range(len(phases)):
         count = min(plan.band, phases[phase, 1] - first)
-        row = target + (phases[phase, 0] + first * plan.out_h) * plan.y_h + phases[phase, 2] * plan.y_w
+        row = target + phases[phase, 0] * plan.y_h + phases[phase, 2] * plan.y_w
         for tile in range(len(rows)):
-            channel, to = g * plan.heights + rows[tile, 0], row + rows[tile, 0] * plan.y_c
+            channel, to = first_channel + rows[tile, 0], row + rows[tile, 0] * plan.y_c
             if plan.stacked and rows[tile, 1] == 1:
                 _correlate_plane(
-                    bias, y, to, packed, channel * len(reads), scratch, own, plan, runs, phases, phase, count, channel
-                )
+                    bias, y, to, packed, channel * len(reads), scratch, own, slab, plan, runs, phases, phase, count,
+                    channel,
+                )  # fmt: skip
             else:
                 _correlate_phase(
-                    bias, y, to, packed, scratch, own, plan, reads, phases, phase, count, channel, rows, tile
+                    bias, y, to, packed, scratch, own, slab, plan, reads, phases, phase, count, channel, rows, tile
                 )
 
 
 @routine
 def _correlate_phase(
-    bias, y, target, packed, scratch, own, plan, reads, phases, phase, count, channel, rows, tile
+    bias, y, target, packed, scratch, own, slab, plan, reads, phases, phase, count, channel, rows, tile
 ):  # fmt: skip
     """All pixels of one phase in ``count`` rows, for the output channels of one tile."""
     height, exist, columns = rows[tile, 1], rows[tile, 2], phases[phase, 3]
@@ -168,26 +215,26 @@ def _correlate_phase(
         if height == TALL:
             tile = fill(TALL, 2, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
-                exist,
+                tile, y, target, packed, scratch, own, slab, weights, height, plan, reads, phases, phase, row, column,
+                count, exist,
             )  # fmt: skip
         elif height == MIDDLE:
             tile = fill(MIDDLE, 2, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
-                exist,
+                tile, y, target, packed, scratch, own, slab, weights, height, plan, reads, phases, phase, row, column,
+                count, exist,
             )  # fmt: skip
         elif height == SHORT:
             tile = fill(SHORT, 4, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
-                exist,
+                tile, y, target, packed, scratch, own, slab, weights, height, plan, reads, phases, phase, row, column,
+                count, exist,
             )  # fmt: skip
         else:
             tile = fill(1, 8, bias, channel)
             _sum(
-                tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count,
-                exist,
+                tile, y, target, packed, scratch, own, slab, weights, height, plan, reads, phases, phase, row, column,
+                count, exist,
             )  # fmt: skip
         if plan.y_w * plan.out_w != 1:
             _unpack(y, target, scratch, own + plan.stage, height, plan, row, column, count, exist, columns)
@@ -195,14 +242,14 @@ def _correlate_phase(
 
 @routine
 def _correlate_plane(
-    bias, y, target, packed, weights, scratch, own, plan, runs, phases, phase, count, channel
+    bias, y, target, packed, weights, scratch, own, slab, plan, runs, phases, phase, count, channel
 ):  # fmt: skip
     """The same for a single output channel, with vectors from rows below each other."""
     columns, y_h, below = phases[phase, 3], plan.out_h * plan.y_h, phases[phase, 8]
     for first_row in range(0, count, ROWS):
         for first_column in range(0, columns, plan.lanes):
             row, column = _fitting(first_row, ROWS, count), _fitting(first_column, plan.lanes, columns)
-            source = own + row * plan.columns + column
+            source = slab + row * plan.columns + column
             tile = turn(fill(1, ROWS, bias, channel))
             for run in range(phases[phase, 6], phases[phase, 7]):
                 j, i, taps = weights + runs[run, 0], source + runs[run, 1], runs[run, 2]  # taps: one of TAPS
@@ -227,7 +274,7 @@ def _correlate_plane(
 
 @device
 def _sum(
-    tile, y, target, packed, scratch, own, weights, height, plan, reads, phases, phase, row, column, count, exist
+    tile, y, target, packed, scratch, own, slab, weights, height, plan, reads, phases, phase, row, column, count, exist
 ):  # fmt: skip
     """Sum the tile that begins at a pixel of a phase, and write it.
 
@@ -235,7 +282,7 @@ def _sum(
     the image. Else it goes to the stage.
     """
     columns, vectors = phases[phase, 3], _vectors(height)
-    source = own + row * plan.columns + column
+    source = slab + row * plan.columns + column
     apart = plan.columns if plan.stacked else plan.lanes
     for step in range(np.uintp(phases[phase, 4]), np.uintp(phases[phase, 5])):
         tile = outer(tile, packed, weights, 1, scratch, source + reads[step], apart)

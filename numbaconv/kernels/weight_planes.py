@@ -11,8 +11,8 @@ rows) and two taps or input channels at a time::
                     tile += output gradient * input pixels, lane by lane
                     part += tile
 
-At the end the parts are added up in a fixed order, and the lanes of what they hold. It suits few channels: every weight
-takes a vector of a part.
+At the end the parts are added up in a fixed order, and the lanes of what they hold; by the tasks themselves, if there
+is a single part. It suits few channels: every weight takes a vector of a part.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numbaconv.jit import device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
-from numbaconv.simd import add, clear, dot, spread, zeros
+from numbaconv.simd import add, clear, dot, pile, spread, store, transpose, zeros
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan.planes` makes it.
 WEIGHT_PLANES = record(
@@ -42,12 +42,16 @@ WEIGHT_PLANES = record(
     "z_w",
     "w_group",  # elements of the weight from a group to the next, and from an output channel to the next
     "w_row",
+    "bundle",  # groups of a task
+    "bundles",
     "lanes",  # lanes of a vector
     "block",  # elements of a group's part
-    "parts",  # partial sums
+    "parts",  # partial sums; if there are more than one, all threads add them up at the end
     "slabs",  # where the threads' own parts of the scratch memory begin
     "own",  # elements of such a part
     "gradient",  # where in it the packed output gradient begins
+    "sums",  # where sums of a task are, if no others have to be added
+    "lane_sums",  # where vectors are turned, to add up their lanes
     "units",  # bands of all images
     "bands",  # bands of an image
     "band",  # output rows of a band
@@ -82,46 +86,68 @@ def weight_gradient_planes(x, z, w, scratch, numbers, remainders, steps, rows, s
     """
     plan = read(numbers, WEIGHT_PLANES)
     if stage != 1:
-        _sum_share(x, z, scratch, plan, remainders, steps, rows, thread, threads)
-    if stage != 0:
+        _sum_share(x, z, w, scratch, plan, remainders, steps, rows, thread, threads)
+    if stage != 0 and plan.parts > 1:
         for tile in share(plan.G * len(rows), thread, threads):
-            _unpack_sums(w, scratch, plan, steps, rows, tile)
+            group = tile // len(rows)
+            _unpack_sums(
+                w, scratch, group * plan.block, plan.slabs + thread * plan.own + plan.lane_sums, plan, steps, rows,
+                group, tile % len(rows),
+            )  # fmt: skip
 
 
 @routine
-def _sum_share(x, z, scratch, plan, remainders, steps, rows, thread, threads):
+def _sum_share(x, z, w, scratch, plan, remainders, steps, rows, thread, threads):
     """One thread's share of the tasks."""
     own = plan.slabs + thread * plan.own
-    clear(scratch, own + plan.ICG * plan.plane, plan.gradient - plan.ICG * plan.plane)  # the last vector reads it
     for task in share(plan.tasks, thread, threads):
-        part, g = task // plan.G, task % plan.G
-        sums = task * plan.block
-        clear(scratch, sums, plan.block)
+        part, first_group = task // plan.bundles, task % plan.bundles * plan.bundle
+        groups = min(plan.bundle, plan.G - first_group)
+        sums = own + plan.sums if plan.parts == 1 else (part * plan.G + first_group) * plan.block
+        clear(scratch, sums, groups * plan.block)
+        clear(scratch, own + groups * plan.ICG * plan.plane, plan.lanes)  # the last vector reads it
         for unit in range(part * plan.units // plan.parts, (part + 1) * plan.units // plan.parts):
-            _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, g, unit)
+            _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, first_group, groups, unit)
+        if plan.parts == 1:
+            for group in range(groups):
+                for tile in range(len(rows)):
+                    _unpack_sums(
+                        w, scratch, sums + group * plan.block, own + plan.lane_sums, plan, steps, rows,
+                        first_group + group, tile,
+                    )  # fmt: skip
 
 
 @inlined
-def _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, g, unit):
-    """Add one band's share to the sums of one group."""
+def _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, first_group, groups, unit):
+    """Add one band's share to the sums of some groups."""
     n, first = unit // plan.bands, unit % plan.bands * plan.band
     pack_planes(
-        x, n * plan.x_n + g * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, plan.ICG, plan.IH, plan.IW,
-        scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h, plan.in_h,
-        plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
+        x, n * plan.x_n + first_group * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, groups * plan.ICG, plan.IH,
+        plan.IW, scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h,
+        plan.in_h, plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
     )  # fmt: skip
     pack_planes(
-        z, n * plan.z_n + g * plan.OCG * plan.z_c, plan.z_c, plan.z_h, plan.z_w, plan.OCG, plan.OH, plan.OW,
-        scratch, own + plan.gradient, plan.z_plane, 0, remainders, 1, first, 1, min(plan.band, plan.OH - first), 0, 1,
-        plan.columns, plan.lanes,
+        z, n * plan.z_n + first_group * plan.OCG * plan.z_c, plan.z_c, plan.z_h, plan.z_w, groups * plan.OCG, plan.OH,
+        plan.OW, scratch, own + plan.gradient, plan.z_plane, 0, remainders, 1, first, 1,
+        min(plan.band, plan.OH - first), 0, 1, plan.columns, plan.lanes,
     )  # fmt: skip
+    for group in range(groups):
+        _sum_group(
+            scratch, own + group * plan.ICG * plan.plane, own + plan.gradient + group * plan.OCG * plan.z_plane,
+            sums + group * plan.block, plan, steps, rows,
+        )  # fmt: skip
+
+
+@routine
+def _sum_group(scratch, slab, gradients, sums, plan, steps, rows):
+    """The same for one group, whose planes begin at ``slab`` and ``gradients``."""
     for tile in range(len(rows)):
         height = rows[tile, 1]
-        gradient = own + plan.gradient + rows[tile, 0] * plan.z_plane
+        gradient = gradients + rows[tile, 0] * plan.z_plane
         to = sums + rows[tile, 0] * (steps.shape[1] + steps.shape[1] % 2) * plan.lanes
         for step in range(0, steps.shape[1], 2):
-            source = own + steps[1, step]
-            apart = own + steps[1, min(step + 1, steps.shape[1] - 1)] - source
+            source = slab + steps[1, step]
+            apart = slab + steps[1, min(step + 1, steps.shape[1] - 1)] - source
             _sum_tile(scratch, gradient, source, apart, to, plan, height)
             to += height * 2 * plan.lanes
 
@@ -150,19 +176,27 @@ def _sum(tile, scratch, gradient, source, apart, to, plan):
 
 
 @routine
-def _unpack_sums(w, scratch, plan, steps, rows, tile):
-    """Add up the parts of one tile's weights, then their lanes, and put them where they belong."""
-    g, tile = tile // len(rows), tile % len(rows)
+def _unpack_sums(w, scratch, sums, turned, plan, steps, rows, group, tile):
+    """Add up the parts of one tile's weights, then their lanes, and put them where they belong.
+
+    The first part of the group's sums begins at ``sums``; at ``turned`` there is room for as many vectors as they have
+    lanes. Those of so many weights are added up at once, lane after lane, once they are turned.
+    """
     first, height, exist = rows[tile, 0], rows[tile, 1], rows[tile, 2]
     pairs = (steps.shape[1] + 1) // 2
-    sums = g * plan.block + first * pairs * 2 * plan.lanes
+    sums += first * pairs * 2 * plan.lanes
     for part in range(1, plan.parts):
         for at in range(sums, sums + pairs * height * 2 * plan.lanes, plan.lanes):
             add(spread(1, 1, scratch, at + part * plan.G * plan.block), scratch, at, 0)
-    for step in range(steps.shape[1]):
-        for row in range(exist):
-            at = sums + ((step // 2 * height + row) * 2 + step % 2) * plan.lanes
-            total = scratch[at]
-            for lane in range(1, plan.lanes):
-                total += scratch[at + lane]
-            w[g * plan.w_group + (first + row) * plan.w_row + steps[0, step]] = total
+    vectors, lanes = pairs * height * 2, plan.lanes
+    for begin in range(0, vectors, lanes):
+        count = min(lanes, vectors - begin)
+        transpose(scratch, turned, lanes, scratch, sums + begin * lanes, lanes, count, lanes)
+        total = spread(1, 1, scratch, turned)
+        for lane in range(1, lanes):
+            total = pile(total, scratch, turned + lane * lanes, 0, 0)
+        store(total, scratch, sums + begin, 0, 0)  # where vectors were that have been read
+    for row in range(exist):
+        to = group * plan.w_group + (first + row) * plan.w_row
+        for step in range(steps.shape[1]):
+            w[to + steps[0, step]] = scratch[sums + (step // 2 * height + row) * 2 + step % 2]

@@ -15,8 +15,10 @@ from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation, Side, reach
 from numbaconv.plan.common import Plan, band, round_up, table
 
-#: So many partial sums of a weight gradient must fit into the bytes that they may take.
-FEWEST_PARTS = 6
+#: So many partial sums of a weight gradient, each of some groups, must fit into the bytes that they may take.
+FEWEST_PARTS = 4
+#: Vectors of a pixel's channels that should be turned together: caches fetch the lines of some neighbours at once.
+NEXT = 2
 #: A plane's size should not be a multiple of this: its pixels would compete with those of other planes for few places
 #: of the first cache.
 PAGE = 4096
@@ -30,7 +32,7 @@ SWEEPING = 1.2
 #: not take more than so many bytes, or from the second.
 READING, FIRST_CACHE = (1.4, 2.2), 30_000
 #: To add one lane of a sum to another.
-LANE_COST = 8
+LANE_COST = 1
 #: What reading a vector of pixels takes, writing every second one of its pixels, and reading or writing pixels that lie
 #: further apart. What is read comes from far, and nobody adds meanwhile.
 READ_COST, WIDEN_COST, STRIDE_COST = 30, 12, 50
@@ -61,18 +63,35 @@ def cost(work: Correlation) -> float:
 def _heights(work: Correlation, packing: Packing) -> set[int]:
     """How many rows a band may have: as many as the cache holds, or fewer."""
     rows = max(1, work.pixels[0])
-    row = work.ICG * len(packing.remainders) * packing.columns * work.dtype.itemsize
-    fewest = -(-rows // common.fitting(rows, 1, packing.span, row))
+    row = work.ICG * _bundle(work) * len(packing.remainders) * packing.columns * work.dtype.itemsize
+    turned = work.OCG * _bundle(work) * work.stride[0] * work.target.W * _turns(work.target)
+    fewest = -(-rows // common.fitting(rows, 1, packing.span, row, turned * work.dtype.itemsize))
     return {-(-rows // bands) for bands in range(fewest, min(rows, fewest + common.TASKS) + 1)}
 
 
 def _height(work: Correlation, packing: Packing) -> int:
     """Rows of a band: those that tiles cover best, and threads can share."""
-    g, rows = work.g, max(1, work.pixels[0])
+    g, rows, bundles = work.g, max(1, work.pixels[0]), -(-work.g.G // _bundle(work))
     return min(
         _heights(work, packing),
-        key=lambda height: (_sums(work, packing, height) * common.idling(g, g.N * g.G * -(-rows // height)), -height),
+        key=lambda height: (
+            _sums(work, packing, height) * common.idling(g, g.N * bundles * -(-rows // height)),
+            -height,
+        ),
     )
+
+
+def _bundle(work: Correlation) -> int:
+    """Groups of a task: where channels are innermost, so many as fill some vectors that are next to each other."""
+    sides = (work.source, work.ICG), (work.target, work.OCG)
+    filled = [-(-NEXT * simd.lanes(work.dtype) // channels) for side, channels in sides if _turns(side)]
+    bundles = -(-work.g.G // max(filled, default=1))
+    return -(-work.g.G // bundles)  # as many bundles, of equal size
+
+
+def _turns(side: Side) -> bool:
+    """Whether the channels of a pixel lie next to each other, not its pixels."""
+    return side.layout == "NHWC" and side.C > 1
 
 
 def _sums(work: Correlation, packing: Packing, height: int) -> float:
@@ -92,7 +111,9 @@ def _sums(work: Correlation, packing: Packing, height: int) -> float:
 def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
     g, lanes = work.g, simd.lanes(work.dtype)
-    if g.OC * g.ICG * g.KH * g.KW * lanes * work.dtype.itemsize * FEWEST_PARTS > common.PARTS_BYTES:
+    part = g.OC * g.ICG * g.KH * g.KW * lanes * work.dtype.itemsize
+    bundles = -(-g.G // _bundle(work))
+    if part > common.PARTS_BYTES * bundles or max(1, common.PARTS_BYTES // part) * bundles < FEWEST_PARTS:
         return float("inf")  # not enough of them to keep threads busy
     vectors = -(-((g.OH - 1) * _packing(work).columns + g.OW) // lanes)
     weights = work.ICG * len(work.rows[0].taps) * len(work.columns[0].taps)
@@ -100,14 +121,16 @@ def weight_cost(work: Correlation) -> float:
     for _, height, _ in rows_of(work.OCG):
         far = height * vectors * lanes * work.dtype.itemsize > FIRST_CACHE
         time = 2 * height * READING[far] if height > 1 else 8  # a sum whose next addition waits for the last takes 8
-        total += -(-weights // 2) * (vectors * time + 2 * height + common.TILE_COST)
+        total += -(-weights // 2) * (vectors * time + 6 * height + 2 * common.TILE_COST)
     whole = g.OC * weights * lanes * LANE_COST
     return g.N * (total * g.G + _reading(work, lanes) + _turning(work.target, lanes, 0)) + whole
 
 
 def _reading(work: Correlation, lanes: int) -> float:
-    """What reading the source takes."""
-    return _turning(work.source, lanes, {1: READ_COST, 2: READ_COST + SECOND_COST}.get(work.step[1], STRIDE_COST))
+    """What reading the source takes: of its rows, only those that some tap finds."""
+    rows = len({row for row, _ in _packing(work).remainders}) / work.step[0]
+    cost = {1: READ_COST, 2: READ_COST + SECOND_COST}.get(work.step[1], STRIDE_COST)
+    return rows * _turning(work.source, lanes, cost)
 
 
 def _turning(side: Side, lanes: int, stride_cost: float) -> float:
@@ -125,24 +148,31 @@ def plan(work: Correlation) -> Plan:
     part = (height - 1 + packing.span) * columns
     plane = _plane(parts * part, work.dtype)
     rows = rows_of(work.OCG)
+    bundle = _bundle(work)
     steps, phases = _steps(work, packing, part, plane)
     along, below = _tilings(height, most_columns, columns, rows[0][1], steps.shape[1] // max(1, len(phases)), lanes)
     runs, phases = _runs(steps, phases, columns)
     heights = sum(tile for _, tile, _ in rows)
     # The last tile may hang over the end, and reads on from there.
-    stage = round_up(ICG * plane + max(PLANE_TILES.values()) * max(columns, lanes) + lanes, lanes)
-    own = stage + max(height * vectors for height, vectors in PLANE_TILES.items()) * lanes
+    stage = round_up(bundle * ICG * plane + max(PLANE_TILES.values()) * max(columns, lanes) + lanes, lanes)
+    planes = own = stage + max(height * vectors for height, vectors in PLANE_TILES.items()) * lanes
+    strides, turned = work.target.strides("y"), _turns(work.target)
+    if turned:
+        target_plane = _plane(min(height * work.stride[0], work.target.H) * work.target.W, work.dtype)
+        strides |= {"y_c": target_plane, "y_h": work.target.W, "y_w": 1}
+        own += bundle * work.OCG * target_plane
     bands = -(-most_rows // height)
     one, channel, _ = _filter(work)
     values = dict(
         G=g.G, ICG=ICG, OCG=work.OCG, IH=work.source.H, IW=work.source.W,
-        **work.source.strides("x"), **work.target.strides("y"),
+        **work.source.strides("x"), **strides,
         w_group=g.OCG * one, w_row=one if work.forward else channel, joined=_joined(steps[0], ICG),
         heights=heights, lanes=lanes, slabs=round_up(g.G * heights * steps.shape[1], lanes), own=own, stage=stage,
-        bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
-        rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
+        bundle=bundle, bundles=-(-g.G // bundle), turned=int(turned), planes=planes, pixel=work.target.C,
+        holes=int(work.fill), OH=work.target.H, bands=bands, band=height, top=packing.top, left=packing.left,
+        plane=plane, part=part, rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
         out_h=work.stride[0], out_w=work.stride[1], stacked=int(below <= along), relu=int(work.relu),
-        tasks=g.N * g.G * bands,
+        tasks=g.N * -(-g.G // bundle) * bands,
     )  # fmt: skip
     tables = (table(packing.remainders, 2), steps, table(runs, 3), table(phases, 9), table(rows, 3))
     return common.plan(correlate_planes, PLANES, values, tables, work, work.fill, work.padded, (g.G, heights))
@@ -154,7 +184,8 @@ def weight_plan(work: Correlation) -> Plan:
     packing = _packing(work)
     remainders, columns = packing.remainders, packing.columns
     row = columns * dtype.itemsize
-    height = band(g, g.OH, g.N, 1, packing.span, ICG * len(remainders) * row, work.OCG * row)
+    bundle = _bundle(work)
+    height = band(g, g.OH, g.N, 1, packing.span, bundle * ICG * len(remainders) * row, bundle * work.OCG * row)
     part = (height - 1 + packing.span) * columns
     plane = _plane(len(remainders) * part, dtype)
     steps, _ = _steps(work, packing, part, plane)
@@ -163,18 +194,23 @@ def weight_plan(work: Correlation) -> Plan:
     block = heights * round_up(steps.shape[1], 2) * lanes
     bands = -(-g.OH // height)
     fit = common.PARTS_BYTES // max(1, g.G * block * dtype.itemsize)
-    parts = common.shareable(max(1, min(common.TASKS, g.N * bands, fit)))
+    bundles = -(-g.G // bundle)
+    parts = common.shareable(max(1, min(-(-common.TASKS // bundles), g.N * bands, fit)))
     vectors = -(-((height - 1) * columns + g.OW) // lanes)
     z_plane = _plane(vectors * lanes, dtype)
     one, _, _ = _filter(work)
-    gradient = round_up(ICG * plane + lanes, lanes)
+    gradient = round_up(bundle * ICG * plane + lanes, lanes)
+    gradients = (bundle - 1) * work.OCG + heights  # the last tile may hang over the end
+    sums = gradient + gradients * z_plane
+    lane_sums, shared = (sums + bundle * block, 0) if parts == 1 else (sums, parts * g.G * block)
     values = dict(
         G=g.G, ICG=ICG, OCG=work.OCG, IH=g.IH, IW=g.IW, OH=g.OH, OW=g.OW,
         **work.source.strides("x"), **work.target.strides("z"), w_group=g.OCG * one, w_row=one, lanes=lanes,
-        block=block, parts=parts, slabs=parts * g.G * block, own=gradient + heights * z_plane, gradient=gradient,
+        block=block, parts=parts, slabs=shared, own=lane_sums + lanes * lanes, gradient=gradient, sums=sums,
+        lane_sums=lane_sums, bundle=bundle, bundles=bundles,
         units=g.N * bands, bands=bands, band=height, top=packing.top, left=packing.left, plane=plane, part=part,
         rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
-        z_plane=z_plane, vectors=vectors, tasks=parts * g.G,
+        z_plane=z_plane, vectors=vectors, tasks=parts * bundles,
     )  # fmt: skip
     tables = (table(remainders, 2), steps, table(rows, 3))
     fill = steps.shape[1] < ICG * g.KH * g.KW
