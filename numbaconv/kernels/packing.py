@@ -63,10 +63,10 @@ def _pack_row(x, start, sc, sw, channels, IW, slab, to, left, columns, pitch, la
         copy(slab, target, 1, x, source, 1, (last - first) * pitch)
     elif sc == 1:
         whole = channels // lanes * lanes  # vector by vector: for so few bytes, calling memcpy would take longer
-        for column in range(last - first):
+        for column in range((last - first) * (whole > 0)):
             for c in range(0, whole, lanes):
                 store(spread(1, 1, x, source + column * sw + c), slab, target + column * pitch + c, 0, 0)
-            copy(slab, target + column * pitch + whole, 1, x, source + column * sw + whole, 1, channels - whole)
+        move(slab, target + whole, pitch, x, source + whole, sw, last - first, channels - whole)
     else:
         for c in range(channels):
             copy(slab, target + c, pitch, x, source + c * sc, sw, last - first)
@@ -111,16 +111,17 @@ def pack_blocks(x, start, sc, sh, sw, channels, slab, to, rows, columns, width, 
     for row in range(rows):
         source, target = start + row * sh, to + row * columns * width
         if sc == 1:
-            for column in range(columns):
+            whole = channels // lanes * lanes
+            last = target + whole // width * apart
+            if whole < channels:
+                clear(slab, last, columns * width)
+            for column in range(columns * (whole > 0)):
                 pixel, here = source + column * sw, target + column * width
-                for block in range(0, channels, width):
-                    for c in range(0, min(width, channels - block), lanes):
-                        if block + c + lanes <= channels:
-                            store(spread(1, 1, x, pixel + block + c), slab, here + c, 0, 0)
-                        else:
-                            clear(slab, here + c, lanes)
-                            copy(slab, here + c, 1, x, pixel + block + c, 1, channels - block - c)
+                for block in range(0, whole, width):
+                    for c in range(0, min(width, whole - block), lanes):
+                        store(spread(1, 1, x, pixel + block + c), slab, here + c, 0, 0)
                     here += apart
+            move(slab, last + whole % width, width, x, source + whole, sw, columns, channels - whole)
         else:
             for c in range(0, channels, width):
                 here = target + c // width * apart

@@ -28,7 +28,7 @@ FEWEST = 16
 #: To begin a row of pixels in a tile of a weight gradient.
 RUN_COST = 14
 #: To copy a pixel of a target whose channels do not fill a vector, and to pack one of its gradient.
-COPY_COST, PACK_COST = 4, 24
+COPY_COST, PACK_COST = 4, 14
 #: Pixels of a band that stays in the L1 cache, at least: each tile adds its sums to those of the bands before.
 BAND = 48
 #: Blocks whose pixels need not be packed to be read: of more, those of one take too few of the cache's sets.
