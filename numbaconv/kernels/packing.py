@@ -63,9 +63,10 @@ def _pack_row(x, start, sc, sw, channels, IW, slab, to, left, columns, pitch, la
         copy(slab, target, 1, x, source, 1, (last - first) * pitch)
     elif sc == 1:
         whole = channels // lanes * lanes  # vector by vector: for so few bytes, calling memcpy would take longer
-        for column in range((last - first) * (whole > 0)):
-            for c in range(0, whole, lanes):
-                store(spread(1, 1, x, source + column * sw + c), slab, target + column * pitch + c, 0, 0)
+        if whole > 0:
+            for column in range(last - first):
+                for c in range(0, whole, lanes):
+                    store(spread(1, 1, x, source + column * sw + c), slab, target + column * pitch + c, 0, 0)
         move(slab, target + whole, pitch, x, source + whole, sw, last - first, channels - whole)
     else:
         for c in range(channels):
@@ -115,12 +116,13 @@ def pack_blocks(x, start, sc, sh, sw, channels, slab, to, rows, columns, width, 
             last = target + whole // width * apart
             if whole < channels:
                 clear(slab, last, columns * width)
-            for column in range(columns * (whole > 0)):
-                pixel, here = source + column * sw, target + column * width
-                for block in range(0, whole, width):
-                    for c in range(0, min(width, whole - block), lanes):
-                        store(spread(1, 1, x, pixel + block + c), slab, here + c, 0, 0)
-                    here += apart
+            if whole > 0:
+                for column in range(columns):
+                    pixel, here = source + column * sw, target + column * width
+                    for block in range(0, whole, width):
+                        for c in range(0, min(width, whole - block), lanes):
+                            store(spread(1, 1, x, pixel + block + c), slab, here + c, 0, 0)
+                        here += apart
             move(slab, last + whole % width, width, x, source + whole, sw, columns, channels - whole)
         else:
             for c in range(0, channels, width):

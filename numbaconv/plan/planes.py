@@ -15,8 +15,8 @@ from numbaconv.plan import common
 from numbaconv.plan.axes import Correlation, Side, reach
 from numbaconv.plan.common import Plan, band, round_up, table
 
-#: So many partial sums of a weight gradient, each of some groups, must fit into the bytes that they may take.
-FEWEST_PARTS = 4
+#: Tasks that a weight gradient is cut into at least.
+LEAST = 4
 #: Vectors of a pixel's channels that should be turned together: caches fetch the lines of some neighbours at once.
 NEXT = 2
 #: A plane's size should not be a multiple of this: its pixels would compete with those of other planes for few places
@@ -63,30 +63,31 @@ def cost(work: Correlation) -> float:
 def _heights(work: Correlation, packing: Packing) -> set[int]:
     """How many rows a band may have: as many as the cache holds, or fewer."""
     rows = max(1, work.pixels[0])
-    row = work.ICG * _bundle(work) * len(packing.remainders) * packing.columns * work.dtype.itemsize
-    turned = work.OCG * _bundle(work) * work.stride[0] * work.target.W * _turns(work.target)
-    fewest = -(-rows // common.fitting(rows, 1, packing.span, row, turned * work.dtype.itemsize))
+    groups, _ = _bundle(work)
+    row = groups * work.ICG * len(packing.remainders) * packing.columns * work.dtype.itemsize
+    turned = groups * work.OCG * work.stride[0] * work.target.W * work.dtype.itemsize * _turns(work.target)
+    fewest = -(-rows // common.fitting(rows, 1, packing.span, row, turned))
     return {-(-rows // bands) for bands in range(fewest, min(rows, fewest + common.TASKS) + 1)}
 
 
 def _height(work: Correlation, packing: Packing) -> int:
     """Rows of a band: those that tiles cover best, and threads can share."""
-    g, rows, bundles = work.g, max(1, work.pixels[0]), -(-work.g.G // _bundle(work))
+    g, rows, images = work.g, max(1, work.pixels[0]), work.g.N * _bundle(work)[1]
     return min(
         _heights(work, packing),
-        key=lambda height: (
-            _sums(work, packing, height) * common.idling(g, g.N * bundles * -(-rows // height)),
-            -height,
-        ),
+        key=lambda height: (_sums(work, packing, height) * common.idling(g, images * -(-rows // height)), -height),
     )
 
 
-def _bundle(work: Correlation) -> int:
-    """Groups of a task: where channels are innermost, so many as fill some vectors that are next to each other."""
+def _bundle(work: Correlation) -> tuple[int, int]:
+    """Groups of a task, and how many such bundles there are.
+
+    Where channels are innermost, so many as fill some vectors that are next to each other.
+    """
     sides = (work.source, work.ICG), (work.target, work.OCG)
     filled = [-(-NEXT * simd.lanes(work.dtype) // channels) for side, channels in sides if _turns(side)]
     bundles = -(-work.g.G // max(filled, default=1))
-    return -(-work.g.G // bundles)  # as many bundles, of equal size
+    return -(-work.g.G // bundles), bundles  # of equal size
 
 
 def _turns(side: Side) -> bool:
@@ -112,9 +113,9 @@ def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
     g, lanes = work.g, simd.lanes(work.dtype)
     part = g.OC * g.ICG * g.KH * g.KW * lanes * work.dtype.itemsize
-    bundles = -(-g.G // _bundle(work))
-    if part > common.PARTS_BYTES * bundles or max(1, common.PARTS_BYTES // part) * bundles < FEWEST_PARTS:
-        return float("inf")  # not enough of them to keep threads busy
+    _, bundles = _bundle(work)
+    if part > common.PARTS_BYTES * bundles or max(1, common.PARTS_BYTES // part) * bundles < LEAST:
+        return float("inf")  # too many sums for a task, or too few tasks
     vectors = -(-((g.OH - 1) * _packing(work).columns + g.OW) // lanes)
     weights = work.ICG * len(work.rows[0].taps) * len(work.columns[0].taps)
     total = 0.0
@@ -148,7 +149,7 @@ def plan(work: Correlation) -> Plan:
     part = (height - 1 + packing.span) * columns
     plane = _plane(parts * part, work.dtype)
     rows = rows_of(work.OCG)
-    bundle = _bundle(work)
+    bundle, bundles = _bundle(work)
     steps, phases = _steps(work, packing, part, plane)
     along, below = _tilings(height, most_columns, columns, rows[0][1], steps.shape[1] // max(1, len(phases)), lanes)
     runs, phases = _runs(steps, phases, columns)
@@ -168,11 +169,11 @@ def plan(work: Correlation) -> Plan:
         **work.source.strides("x"), **strides,
         w_group=g.OCG * one, w_row=one if work.forward else channel, joined=_joined(steps[0], ICG),
         heights=heights, lanes=lanes, slabs=round_up(g.G * heights * steps.shape[1], lanes), own=own, stage=stage,
-        bundle=bundle, bundles=-(-g.G // bundle), turned=int(turned), planes=planes, pixel=work.target.C,
+        bundle=bundle, bundles=bundles, turned=int(turned), planes=planes, pixel=work.target.C,
         holes=int(work.fill), OH=work.target.H, bands=bands, band=height, top=packing.top, left=packing.left,
         plane=plane, part=part, rows=height - 1 + packing.span, columns=columns, in_h=work.step[0], in_w=work.step[1],
         out_h=work.stride[0], out_w=work.stride[1], stacked=int(below <= along), relu=int(work.relu),
-        tasks=g.N * -(-g.G // bundle) * bands,
+        tasks=g.N * bundles * bands,
     )  # fmt: skip
     tables = (table(packing.remainders, 2), steps, table(runs, 3), table(phases, 9), table(rows, 3))
     return common.plan(correlate_planes, PLANES, values, tables, work, work.fill, work.padded, (g.G, heights))
@@ -184,7 +185,7 @@ def weight_plan(work: Correlation) -> Plan:
     packing = _packing(work)
     remainders, columns = packing.remainders, packing.columns
     row = columns * dtype.itemsize
-    bundle = _bundle(work)
+    bundle, bundles = _bundle(work)
     height = band(g, g.OH, g.N, 1, packing.span, bundle * ICG * len(remainders) * row, bundle * work.OCG * row)
     part = (height - 1 + packing.span) * columns
     plane = _plane(len(remainders) * part, dtype)
@@ -194,7 +195,6 @@ def weight_plan(work: Correlation) -> Plan:
     block = heights * round_up(steps.shape[1], 2) * lanes
     bands = -(-g.OH // height)
     fit = common.PARTS_BYTES // max(1, g.G * block * dtype.itemsize)
-    bundles = -(-g.G // bundle)
     parts = common.shareable(max(1, min(-(-common.TASKS // bundles), g.N * bands, fit)))
     vectors = -(-((height - 1) * columns + g.OW) // lanes)
     z_plane = _plane(vectors * lanes, dtype)
