@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import product
+from itertools import chain, product
 from typing import Any
 from unittest import mock
 
@@ -42,7 +42,7 @@ from test_nn_normed import Shapes as Normable
 from test_nn_pooled import Shapes, launches, one_by_one, together
 from test_nn_sums import KERNEL as SUMMING
 from test_nn_sums import Shapes as Summable
-from test_plan import pointwise
+from test_plan import pointwise, upright
 
 import numbaconv
 import numbaconv.execution
@@ -320,11 +320,11 @@ def some_sum(choose: random.Random) -> Summable:
 
 
 def child_pointwise() -> None:
-    """Convolutions of 1 x 1, all of whose arrays are guarded, and whose pixels may be one run."""
+    """Convolutions of 1 x 1, whose pixels may be one run, and of K x 1, whose rows may be: all arrays are guarded."""
     for side, form in product(SIDES, POINTWISE_FORMS):
         guard_scratch(side)
         with only(form):
-            for number, case in enumerate(pointwise(3, POINTWISE)):
+            for number, case in enumerate(chain(pointwise(3, POINTWISE), upright(3, POINTWISE))):
                 threads = 1 + number % min(2, numba.config.NUMBA_NUM_THREADS)
                 numbaconv.set_num_threads(threads)
                 swapped = (number % 3 == 0,) * 6
@@ -430,7 +430,7 @@ def test_nothing_beside_an_array_is_touched_where_a_convolution_normalises() -> 
 
 @pytest.mark.parametrize(
     ("call", "count"),
-    [(child_summed, len(SIDES) * SUMMED), (child_pointwise, len(SIDES) * len(POINTWISE_FORMS) * POINTWISE)],
+    [(child_summed, len(SIDES) * SUMMED), (child_pointwise, 2 * len(SIDES) * len(POINTWISE_FORMS) * POINTWISE)],
     ids=["a shortcut is added", "all pixels are one run"],
 )
 def test_nothing_beside_an_array_is_touched_where(call: Callable[[], None], count: int) -> None:

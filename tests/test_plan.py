@@ -278,6 +278,22 @@ def walkable(case: Case, layouts: Iterable[Any] | None = None) -> Iterator[tuple
         yield "weight gradient", weight_gradient_plan(g, dtype, source, target, direct()), whole
 
 
+def upright(seed: int, count: int, dtypes: Sequence[Any] = FLOATS) -> Iterator[Case]:
+    """Convolutions whose taps lie in one column, most of which are taken for those of a row."""
+    choose, lanes = random.Random(seed), simd.lanes(np.float32)
+    for _ in range(count):
+        kernel, dilation, width = choose.randint(2, 7), choose.choice([1, 1, 2, 3]), choose.choice([1, 1, 2, 5, 9, 17])
+        height, pad = choose.randint(1, 30) + dilation * (kernel - 1), choose.choice([0, (3, 1), (9, 0)])
+        groups, few, many = choose.choice([1, 1, 2, 5]), choose.randint(1, 5), choose.choice([1, 3, lanes, lanes + 3])
+        shape, weight = (choose.randint(1, 9), groups * few, height, width), (groups * many, few, kernel, 1)
+        stride, layout = choose.choice([1, 1, 1, 2, 3]), choose.choice(["NCHW", "NHWC"])
+        if layout == "NHWC":
+            shape, weight = (shape[0], *shape[2:], shape[1]), (weight[0], kernel, 1, few)
+        pads = ((pad, pad) if isinstance(pad, int) else pad, (0, 0))
+        g = Conv2dGeometry.forward(shape, weight, (stride, 1), pads, (dilation, 1), groups, layout)  # type: ignore[arg-type]
+        yield Case(g, np.dtype(choose.choice(dtypes)))
+
+
 def pointwise(seed: int, count: int, dtypes: Sequence[Any] = FLOATS) -> Iterator[Case]:
     """Convolutions of 1 x 1, most of which take every pixel, of several images."""
     choose, lanes = random.Random(seed), simd.lanes(np.float32)
@@ -474,6 +490,20 @@ def test_offsets_of_pointwise_convolutions_stay_inside(finely: bool, form: str) 
                     assert (name, case.geometry.G, case.geometry.SH, case.geometry.SW) == ("weight gradient", 1, 1, 1)
     assert all(found[f"{name}, one run"] > (1 if form == "images" else 10) for name in POOLED), found
     assert (found["swapped"] > 10) == (form in ("channels", "cheapest")), found
+
+
+@pytest.mark.parametrize("form", ["channels", "planes", "images", "cheapest"])
+def test_offsets_of_upright_convolutions_stay_inside(form: str) -> None:
+    found = 0
+    with only(form):
+        for case in upright(0, 15 if form == "images" else 60 if INTERPRETED else 150):
+            for name, plan, g in walkable(case, product(("NCHW", "NHWC"), repeat=2)):
+                try:
+                    CHECKS[plan.kernel](plan, g, name)
+                except AssertionError as error:
+                    raise AssertionError(f"{name} of {case}") from error
+                found += g.IH < case.geometry.IH
+    assert found > 60
 
 
 def test_weight_gradients_are_swapped_where_the_input_has_more_channels() -> None:
@@ -700,6 +730,16 @@ def test_rows_are_merged_where_they_do_not_matter() -> None:
     assert rows((32, 64, 17, 16), kernel=3, padding=1) == (17, 16)
     for how in ({"stride": 2}, {"padding": 1}, {"kernel": 3, "padding": 1}):
         assert rows((32, 64, 17, 16), one_run=True, **how) == (17, 16)
+    laid_down = {"padding": (1, 0)}
+    upright = [((8, 64, 17, 16), (3, 1)), ((1, 4, 9, 17), (3, 1)), ((1, 64, 500, 1), (3, 1)), ((8, 64, 17, 16), (3, 3)),
+               ((1, 64, 56, 17), (3, 1)), ((8, 64, 56, 56), (3, 1)), ((8, 64, 17, 200), (3, 1))]  # fmt: skip
+    found = []
+    for image, kernel in upright:
+        g = merged(Conv2dGeometry.forward(image, (64, image[1], *kernel), **laid_down), np.dtype(np.float32))
+        found.append(
+            (g.IH, g.KH, g.OH) == (1, 1, 1) and (image[2] * image[3], image[3], image[3]) == (g.IW, g.PL, g.DW)
+        )
+    assert found == [True] * 3 + [False] * 4
     high, wide = rows((32, 64, 7, 7), one_run=True)  # a single image of as many pixels
     assert high * wide == 32 * 7 * 7
     assert high >= SOME_TASKS

@@ -1,4 +1,8 @@
-"""Convolutions of 1 x 1: pixels of all images are one run, and factors of the weight gradient may change places."""
+"""Convolutions whose rows do not matter.
+
+Of those of 1 x 1, pixels of all images are one run, and factors of the weight gradient may change places; where taps
+lie in one column, rows are one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import numba
 import numpy as np
 import pytest
 from cases import Case, assert_equal, everything_in_parallel, expected, only, run
-from test_plan import pointwise
+from test_plan import pointwise, upright
 
 import numbaconv
 from numbaconv import calls
@@ -33,12 +37,13 @@ def use_threads(threads: int) -> None:
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("some", [pointwise, upright])
 @pytest.mark.parametrize("form", FORMS)
-def test_all_passes_of_any_sizes(form: str, threads: int) -> None:
+def test_all_passes_of_any_sizes(form: str, some: Any, threads: int) -> None:
     use_threads(threads)
     choose = random.Random(threads)
     with only(form), everything_in_parallel() if threads > 1 else nullcontext():
-        for number, case in enumerate(pointwise(20 + threads, 80)):
+        for number, case in enumerate(some(20 + threads, 80)):
             arrays = case.arrays(number)
             wanted = expected(case, arrays)
             orders = [choose.choice(["as they are", "channels last", "channels first"]) for _ in arrays]

@@ -17,6 +17,8 @@ from numbaconv.plan.axes import Correlation
 
 #: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
 SLAB_BYTES = 256 * 1024
+#: The same for an image of a single column, which tiles cover badly if it is not laid down.
+LINE_BYTES = 1024 * 1024
 #: Bytes of weights that stay in the L1 cache while tiles come and go.
 NEAR_BYTES = 32 * 1024
 #: Bytes of a band that one block of a weight gradient reads, where they are to stay in the L1 cache.
@@ -133,7 +135,14 @@ def merged(
     That is so for convolutions that are :func:`pointwise`. Where the pixels of all images are
     ``one_run``, they make a single tall image. There should still be work for many threads, or for some if a row were
     hardly longer than a tile; and a row should take no more bytes than that.
+
+    And it is so where taps lie in one column, whose pixels are some rows apart in a single row of all of them.
     """
+    if _upright(g, dtype):
+        return replace(
+            g, IH=1, OH=1, KH=1, SH=1, DH=1, PT=0, PB=0, IW=g.IH * g.IW, OW=g.OH * g.OW, KW=g.KH, SW=g.SH,
+            DW=g.DH * g.IW, PL=g.PT * g.IW, PR=g.PB * g.IW,
+        )  # fmt: skip
     if not pointwise(g):
         return g
     if one_run and max(g.IC, g.OC) >= simd.lanes(dtype):  # of fewer channels, lanes may lie along the images
@@ -148,6 +157,20 @@ def merged(
 
     rows = min((rows for rows in range(1, min(most, g.IH) + 1) if g.IH % rows == 0), key=cost, default=1)
     return replace(g, IH=g.IH // rows, OH=g.OH // rows, IW=g.IW * rows, OW=g.OW * rows)
+
+
+def _upright(g: Conv2dGeometry, dtype: np.dtype) -> bool:
+    """Whether taps lie in one column, and rows are so short that all should be one, which stays in the cache.
+
+    Rows of a single pixel always should; others where images are work enough for some threads.
+    """
+    column = g.KH > 1 and (g.KW, g.SW, g.PL, g.PR) == (1, 1, 0, 0)
+    size = (g.IH + g.PT + g.PB) * g.IW * max(g.ICG, g.OCG) * dtype.itemsize
+    if g.IW == 1:
+        return column and size <= LINE_BYTES
+    shared = g.N * g.G >= SOME_TASKS or g.flops < TEAM_FLOPS
+    lanewise = g.G > 1 and g.ICG == g.OCG == 1
+    return column and g.SH == 1 and g.IW < SHORT_ROW and size <= SLAB_BYTES and shared and not lanewise
 
 
 def sharing(g: Conv2dGeometry, tasks: int) -> dict[str, int]:
