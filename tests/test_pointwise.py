@@ -17,7 +17,7 @@ from cases import Case, assert_equal, everything_in_parallel, expected, only, ru
 from test_plan import pointwise, upright
 
 import numbaconv
-from numbaconv import calls
+from numbaconv import calls, reference
 from numbaconv.geometry import Conv2dGeometry
 
 FORMS = ("channels", "planes", "images", "cheapest")
@@ -50,6 +50,17 @@ def test_all_passes_of_any_sizes(form: str, some: Any, threads: int) -> None:
             mixed = type(arrays)(*map(in_memory, arrays, orders))
             for each in (arrays, arrays, mixed):  # the second time, calls are remembered
                 assert_equal(run(numbaconv, case, each), wanted, case)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_rows_of_two_lengths_stay_apart(layout: Any) -> None:
+    # Of a transposed convolution whose output is wider than its input, though taps lie in one column.
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-4, 5, shape).astype(np.float32) for shape in ((9, 3, 9, 7), (3, 5, 3, 1)))
+    x, w = (array if layout == "NCHW" else np.ascontiguousarray(array.transpose(0, 2, 3, 1)) for array in (x, w))
+    how = {"stride": 1, "dilation": (1, 2), "output_padding": (0, 1), "layout": layout}
+    np.testing.assert_array_equal(numbaconv.conv_transpose2d(x, w, **how), reference.conv_transpose2d(x, w, **how))
 
 
 @pytest.mark.compiled

@@ -17,8 +17,6 @@ from numbaconv.plan.axes import Correlation
 
 #: Bytes that a band of an image may take when packed: with the weights that meet it, it should stay in the L2 cache.
 SLAB_BYTES = 256 * 1024
-#: The same for an image of a single column, which tiles cover badly if it is not laid down.
-LINE_BYTES = 1024 * 1024
 #: Bytes of weights that stay in the L1 cache while tiles come and go.
 NEAR_BYTES = 32 * 1024
 #: Bytes of a band that one block of a weight gradient reads, where they are to stay in the L1 cache.
@@ -164,13 +162,12 @@ def _upright(g: Conv2dGeometry, dtype: np.dtype) -> bool:
 
     Rows of a single pixel always should; others where images are work enough for some threads.
     """
-    column = g.KH > 1 and (g.KW, g.SW, g.PL, g.PR) == (1, 1, 0, 0)
-    size = (g.IH + g.PT + g.PB) * g.IW * max(g.ICG, g.OCG) * dtype.itemsize
-    if g.IW == 1:
-        return column and size <= LINE_BYTES
-    shared = g.N * g.G >= SOME_TASKS or g.flops < TEAM_FLOPS
+    column = g.KH > 1 and g.OW == g.IW and (g.KW, g.SW, g.PL, g.PR) == (1, 1, 0, 0)
+    size = (g.IH + g.PT + g.PB) * g.IW * max(g.IC, g.OC) * dtype.itemsize
+    shared = g.N >= SOME_TASKS or g.flops < TEAM_FLOPS
     lanewise = g.G > 1 and g.ICG == g.OCG == 1
-    return column and g.SH == 1 and g.IW < SHORT_ROW and size <= SLAB_BYTES and shared and not lanewise
+    short = g.IW == 1 or (g.SH == 1 and g.IW < SHORT_ROW and shared and not lanewise)
+    return column and short and size <= SLAB_BYTES
 
 
 def sharing(g: Conv2dGeometry, tasks: int) -> dict[str, int]:

@@ -82,11 +82,13 @@ def _height(work: Correlation, packing: Packing) -> int:
 def _bundle(work: Correlation) -> tuple[int, int]:
     """Groups of a task, and how many such bundles there are.
 
-    Where channels are innermost, so many as fill some vectors that are next to each other.
+    Where channels are innermost, so many as fill some vectors that are next to each other; of very long rows, as many
+    as the cache holds.
     """
+    row = (work.ICG * work.source.W + work.OCG * work.target.W) * work.dtype.itemsize
     sides = (work.source, work.ICG), (work.target, work.OCG)
     filled = [-(-NEXT * simd.lanes(work.dtype) // channels) for side, channels in sides if _turns(side)]
-    bundles = -(-work.g.G // max(filled, default=1))
+    bundles = -(-work.g.G // max(1, min(max(filled, default=1), common.SLAB_BYTES // max(1, row))))
     return -(-work.g.G // bundles), bundles  # of equal size
 
 
