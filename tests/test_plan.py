@@ -457,6 +457,14 @@ def test_a_plan_is_made_once() -> None:
         )
 
 
+def walk(name: str, plan: Plan, g: Conv2dGeometry, case: Case) -> None:
+    """Go through all that a plan does, offset by offset; where something is wrong, say of which case."""
+    try:
+        CHECKS[plan.kernel](plan, g, name)
+    except AssertionError as error:
+        raise AssertionError(f"{name} of {case}") from error
+
+
 @each_form
 @pytest.mark.parametrize(("seed", "products"), [(0, 20_000), (1, 20_000), (2, 1_000_000)])
 @pytest.mark.parametrize("finely", [False, True])
@@ -464,10 +472,7 @@ def test_offsets_stay_inside_what_is_declared(seed: int, products: int, finely: 
     with only(form), everything_in_parallel() if finely else nullcontext():
         for case in random_cases(seed, 30 if INTERPRETED else 70, products, FLOATS, form=form):
             for name, plan, g in walkable(case):
-                try:
-                    CHECKS[plan.kernel](plan, g, name)
-                except AssertionError as error:
-                    raise AssertionError(f"{name} of {case}") from error
+                walk(name, plan, g, case)
 
 
 @pytest.mark.parametrize("form", ["channels", "planes", "images", "cheapest"])
@@ -477,10 +482,7 @@ def test_offsets_of_pointwise_convolutions_stay_inside(finely: bool, form: str) 
     with only(form), everything_in_parallel() if finely else nullcontext():
         for case in pointwise(int(finely), 15 if form == "images" else 60 if INTERPRETED else 150):
             for name, plan, g in walkable(case, product(("NCHW", "NHWC"), repeat=2)):
-                try:
-                    CHECKS[plan.kernel](plan, g, name)
-                except AssertionError as error:
-                    raise AssertionError(f"{name} of {case}") from error
+                walk(name, plan, g, case)
                 found[f"{name}, one run"] += g.N < case.geometry.N
                 found["swapped"] += plan.swapped
                 if plan.swapped:
@@ -498,10 +500,7 @@ def test_offsets_of_upright_convolutions_stay_inside(form: str) -> None:
     with only(form):
         for case in upright(0, 15 if form == "images" else 60 if INTERPRETED else 150):
             for name, plan, g in walkable(case, product(("NCHW", "NHWC"), repeat=2)):
-                try:
-                    CHECKS[plan.kernel](plan, g, name)
-                except AssertionError as error:
-                    raise AssertionError(f"{name} of {case}") from error
+                walk(name, plan, g, case)
                 found += g.IH < case.geometry.IH
     assert found > 60
 
@@ -539,10 +538,7 @@ def test_offsets_of_what_is_summed_stay_inside(finely: bool, form: str) -> None:
                 assert n.sum_relu == finely
                 found[f"{int(n.strips > 1)}"] += 1
                 found["dilation"] += n.phases > 1
-                try:
-                    CHECKS[plan.kernel](plan, case.geometry, "forward")
-                except AssertionError as error:
-                    raise AssertionError(str(case)) from error
+                walk("forward", plan, case.geometry, case)
     assert found["no plan"] > 20  # of groups
     assert found["1"] > 5, found
     if form == "winograd by tiles":
@@ -599,10 +595,7 @@ def test_offsets_of_what_is_normed_stay_inside(finely: bool, form: str) -> None:
             for name, plan in zip(("forward", "weight gradient"), made or (), strict=False):
                 found[f"{name}, {int(record(plan).strips > 1)}"] += 1
                 assert record(plan).rectified == finely
-                try:
-                    CHECKS[plan.kernel](plan, case.geometry, name)
-                except AssertionError as error:
-                    raise AssertionError(f"{name} of {case}") from error
+                walk(name, plan, case.geometry, case)
     assert found["no plans"] > 20  # of groups
     wanted = (0, 1) if form == "winograd by tiles" else (1,)  # the other order, where there is but one strip in a row
     assert all(found[f"{name}, {strips}"] > 5 for name in ("forward", "weight gradient") for strips in wanted), found

@@ -251,6 +251,16 @@ def pack_planes(
 
 
 @routine
+def pack_band(x, slab, to, plan, remainders, n, first_group, groups, first):
+    """Pack what a band of image ``n`` reads for some groups, ``first`` being its first row of pixels."""
+    pack_planes(
+        x, n * plan.x_n + first_group * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, groups * plan.ICG, plan.IH,
+        plan.IW, slab, to, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h, plan.in_h,
+        plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
+    )  # fmt: skip
+
+
+@routine
 def pack_filters(w, start, s_row, steps, joined, packed, to, height, exist, lanes):
     """Copy the weights of ``exist`` output channels to ``[step][row]``, zeros up to ``height`` rows.
 

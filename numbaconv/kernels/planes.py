@@ -32,7 +32,7 @@ from __future__ import annotations
 import numpy as np
 
 from numbaconv.jit import device, inlined, kernel, routine, share
-from numbaconv.kernels.packing import pack_planes, pack_weights, unpack_planes
+from numbaconv.kernels.packing import pack_band, pack_weights, unpack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, PLANE_TILES, SHORT, TALL
 from numbaconv.simd import fill, outer, put, rectify, store, sweep, trim, turn
@@ -50,10 +50,9 @@ PLANES = record(
     "x_c",
     "x_h",
     "x_w",
-    "y_n",  # strides of the output
+    "y_n",  # strides of the output, whose pixels of a row are neighbours: those of the planes that are turned, if any are
     "y_c",
     "y_h",
-    "y_w",
     "w_group",  # elements of the weight from a group to the next, and from an output channel to the next
     "w_row",
     "heights",  # rows of all tiles of a group
@@ -63,7 +62,7 @@ PLANES = record(
     "slabs",  # where in the scratch memory the threads' own parts begin
     "own",  # elements of such a part
     "stage",  # where in it the staged tile begins
-    "turned",  # 1: tiles are written to planes in the thread's part, which are turned: the y strides are those of them
+    "turned",  # 1: tiles are written to planes in the thread's part, which are turned
     "planes",  # where those begin
     "pixel",  # elements from a pixel of the output to the next
     "holes",  # 1: there are target pixels that no tap reaches
@@ -135,11 +134,7 @@ def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, reads, r
     first_group = task // plan.bands % plan.bundles * plan.bundle
     groups = min(plan.bundle, plan.G - first_group)
     first = task % plan.bands * plan.band
-    pack_planes(
-        x, n * plan.x_n + first_group * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, groups * plan.ICG, plan.IH,
-        plan.IW, scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h,
-        plan.in_h, plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
-    )  # fmt: skip
+    pack_band(x, scratch, own, plan, remainders, n, first_group, groups, first)
     to, target = y, n * plan.y_n + first_group * plan.OCG * plan.y_c + first * plan.out_h * plan.y_h
     if plan.turned:
         to, target = scratch, own + plan.planes
@@ -177,7 +172,7 @@ def _correlate_group(
     """All phases and output channels of one group, whose planes begin at ``slab``."""
     for phase in range(len(phases)):
         count = min(plan.band, phases[phase, 1] - first)
-        row = target + phases[phase, 0] * plan.y_h + phases[phase, 2] * plan.y_w
+        row = target + phases[phase, 0] * plan.y_h + phases[phase, 2]
         for tile in range(len(rows)):
             channel, to = first_channel + rows[tile, 0], row + rows[tile, 0] * plan.y_c
             if plan.stacked and rows[tile, 1] == 1:
@@ -236,7 +231,7 @@ def _correlate_phase(
                 tile, y, target, packed, scratch, own, slab, weights, height, plan, reads, phases, phase, row, column,
                 count, exist,
             )  # fmt: skip
-        if plan.y_w * plan.out_w != 1:
+        if plan.out_w != 1:
             _unpack(y, target, scratch, own + plan.stage, height, plan, row, column, count, exist, columns)
 
 
@@ -263,7 +258,7 @@ def _correlate_plane(
                     tile = sweep(tile, scratch, i, plan.columns, packed, j, below, 1)
             if plan.relu:
                 tile = rectify(tile)
-            if plan.y_w * plan.out_w != 1:
+            if plan.out_w != 1:
                 store(tile, scratch, own + plan.stage, plan.lanes, 0)
                 _unpack(y, target, scratch, own + plan.stage, 1, plan, row, column, count, 1, columns)
             elif row + ROWS <= count and column + plan.lanes <= columns:
@@ -290,7 +285,7 @@ def _sum(
     if plan.relu:
         tile = rectify(tile)
     y_h = plan.out_h * plan.y_h
-    if plan.y_w * plan.out_w != 1:
+    if plan.out_w != 1:
         store(tile, scratch, own + plan.stage, vectors * plan.lanes, plan.lanes)
     elif plan.stacked:
         at, below, right = target + row * y_h + column, count - row, columns - column
@@ -326,7 +321,7 @@ def _vectors(height):
 @routine
 def _unpack(y, target, scratch, stage, height, plan, row, column, count, exist, columns):
     """Copy what exists of a tile from the stage to the output, row by row of the image."""
-    y_h, y_w = plan.out_h * plan.y_h, plan.out_w * plan.y_w
+    y_h, y_w = plan.out_h * plan.y_h, plan.out_w
     width = _vectors(height) * plan.lanes
     lane = 0
     while lane < width and row < count:

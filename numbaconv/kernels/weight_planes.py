@@ -18,7 +18,7 @@ is a single part. It suits few channels: every weight takes a vector of a part.
 from __future__ import annotations
 
 from numbaconv.jit import device, inlined, kernel, routine, share
-from numbaconv.kernels.packing import pack_planes
+from numbaconv.kernels.packing import pack_band, pack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
 from numbaconv.simd import add, clear, dot, pile, spread, store, transpose, zeros
@@ -121,11 +121,7 @@ def _sum_share(x, z, w, scratch, plan, remainders, steps, rows, thread, threads)
 def _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, first_group, groups, unit):
     """Add one band's share to the sums of some groups."""
     n, first = unit // plan.bands, unit % plan.bands * plan.band
-    pack_planes(
-        x, n * plan.x_n + first_group * plan.ICG * plan.x_c, plan.x_c, plan.x_h, plan.x_w, groups * plan.ICG, plan.IH,
-        plan.IW, scratch, own, plan.plane, plan.part, remainders, len(remainders), plan.top + first * plan.in_h,
-        plan.in_h, plan.rows, plan.left, plan.in_w, plan.columns, plan.lanes,
-    )  # fmt: skip
+    pack_band(x, scratch, own, plan, remainders, n, first_group, groups, first)
     pack_planes(
         z, n * plan.z_n + first_group * plan.OCG * plan.z_c, plan.z_c, plan.z_h, plan.z_w, groups * plan.OCG, plan.OH,
         plan.OW, scratch, own + plan.gradient, plan.z_plane, 0, remainders, 1, first, 1,

@@ -165,9 +165,13 @@ def _upright(g: Conv2dGeometry, dtype: np.dtype) -> bool:
     column = g.KH > 1 and g.OW == g.IW and (g.KW, g.SW, g.PL, g.PR) == (1, 1, 0, 0)
     size = (g.IH + g.PT + g.PB) * g.IW * max(g.IC, g.OC) * dtype.itemsize
     shared = g.N >= SOME_TASKS or g.flops < TEAM_FLOPS
-    lanewise = g.G > 1 and g.ICG == g.OCG == 1
-    short = g.IW == 1 or (g.SH == 1 and g.IW < SHORT_ROW and shared and not lanewise)
+    short = g.IW == 1 or (g.SH == 1 and g.IW < SHORT_ROW and shared and not depthwise(g))
     return column and short and size <= SLAB_BYTES
+
+
+def depthwise(g: Conv2dGeometry) -> bool:
+    """Whether each channel has one filter of its own."""
+    return g.G > 1 and g.ICG == g.OCG == 1
 
 
 def sharing(g: Conv2dGeometry, tasks: int) -> dict[str, int]:

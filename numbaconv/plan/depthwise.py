@@ -25,14 +25,9 @@ GROUP = 8
 WRITE_COST, TURN_COST, TAP_COST = 2, 5, 0.9
 
 
-def serves(work: Correlation) -> bool:
-    """Whether there are kernels for it: each channel has one filter of its own."""
-    return work.g.G > 1 and work.ICG == work.OCG == 1
-
-
 def cost(work: Correlation) -> float:
     """What a correlation takes in this form."""
-    if not serves(work):
+    if not common.depthwise(work.g):
         return float("inf")
     taps = [sum(axis.pixels * len(axis.taps) for axis in axes) for axes in (work.rows, work.columns)]
     pixels = taps[0] * taps[1] * TAP_COST + work.target.H * work.target.W * WRITE_COST
@@ -41,7 +36,7 @@ def cost(work: Correlation) -> float:
 
 def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
-    if not serves(work):
+    if not common.depthwise(work.g):
         return float("inf")
     g = work.g
     products = g.OH * g.OW * len(work.rows[0].taps) * len(work.columns[0].taps)

@@ -160,9 +160,10 @@ def plan(work: Correlation) -> Plan:
     stage = round_up(bundle * ICG * plane + max(PLANE_TILES.values()) * max(columns, lanes) + lanes, lanes)
     planes = own = stage + max(height * vectors for height, vectors in PLANE_TILES.items()) * lanes
     strides, turned = work.target.strides("y"), _turns(work.target)
+    del strides["y_w"]  # pixels are neighbours: in planes, or as the only channel
     if turned:
         target_plane = _plane(min(height * work.stride[0], work.target.H) * work.target.W, work.dtype)
-        strides |= {"y_c": target_plane, "y_h": work.target.W, "y_w": 1}
+        strides |= {"y_c": target_plane, "y_h": work.target.W}
         own += bundle * work.OCG * target_plane
     bands = -(-most_rows // height)
     one, channel, _ = _filter(work)
