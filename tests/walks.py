@@ -124,8 +124,10 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
         assert sum(exist for *_, exist in pixels) == columns
         assert rows <= n.bands * n.band
         row = ((rows if n.direct else min(n.band, rows)) - 1) * n.in_h * n.columns * n.ICG
-        for offset, weights, steps in mine:
+        for offset, weights, steps, first_reached, last_reached in mine:
             summed.update(range(weights // n.width, weights // n.width + joined * steps))
+            assert first_reached == offset // (n.columns * n.ICG)
+            assert last_reached == (offset + steps - 1) // (n.columns * n.ICG) < n.span
             assert offset >= 0
             assert joined == 1 or steps == n.ICG
             assert 0 <= weights <= n.block_size - joined * steps * n.width
@@ -189,7 +191,8 @@ def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str, window_rows:
         if n.direct and whole + row >= n.OH:
             continue
         last = offset + (steps - 1) * n.in_w * n.ICG
-        for window, row in windows:
+        for window, row, reached in windows:
+            assert reached == window // (n.columns * n.ICG) < n.span
             for start, height, exist in tiles:
                 assert window >= 0
                 assert last + window + start + exist - 1 < slab
@@ -200,7 +203,7 @@ def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str, window_rows:
         assert n.few in FEW_ROWS
         assert [(start, height) for start, height, _ in tiles] == [(0, n.few)]
     # every tap has rows of its own, and they are summed in some tile
-    summed = {row + start + p for _, row in windows for start, _, exist in tiles for p in range(exist)}
+    summed = {row + start + p for _, row, _ in windows for start, _, exist in tiles for p in range(exist)}
     rows = Counter(row + c for _, row in taps for c in range(n.ICG))
     assert set(rows.values()) <= {1}
     assert set(rows) == summed
@@ -265,12 +268,12 @@ def check_planes(plan: Plan, g: Conv2dGeometry, name: str) -> None:
     assert n.own == plan.own
     assert (n.OH, n.holes) == (H, plan.fill)
     if n.turned:
-        assert (n.y_h, n.y_w, n.pixel) == (W, 1, n.G * n.OCG)
+        assert (n.y_h, n.pixel) == (W, n.G * n.OCG)
         assert n.y_c % n.lanes == 0
         assert min(n.band * n.out_h, H) * W <= n.y_c
         assert n.planes + n.bundle * n.OCG * n.y_c <= n.own
     else:
-        assert (n.y_h, n.y_w) == (W, 1)
+        assert n.y_h == W
         assert n.y_c == H * W or n.G * n.OCG == 1
 
     reached, last_of_before, last_run = set(), 0, 0

@@ -103,8 +103,9 @@ def correlate(x, w, bias, y, packed, scratch, numbers, taps, runs, phases, tiles
         A CORRELATION.
     taps : int array (taps,)
         Where in a filter each tap lies.
-    runs : int array (runs, 3)
+    runs : int array (runs, 5)
         Offset in the slab, offset in a packed block, steps: neighbouring taps whose memory is contiguous are one run.
+        The first and the last slab row that the first pixel finds there.
     phases : int array (phases, 8)
         First row and rows, first column and columns of the phase's pixels; its runs; its tiles.
     tiles : int array (tiles, 3)
@@ -241,22 +242,22 @@ def _correlate_band(x, bias, y, image, packed, scratch, plan, runs, phases, tile
                 target = image + oh * plan.y_h + phases[phase, 2] * plan.y_w
                 _correlate_row(
                     bias, y, target, packed, scratch, slab, source, own + plan.stage, g * plan.blocks, block, end,
-                    plan, runs, phases, tiles, phase, joined,
+                    plan, runs, phases, tiles, phase, plan.top + row * plan.in_h, joined,
                 )  # fmt: skip
 
 
 @inlined
 def _correlate_row(
     bias, y, target, packed, scratch, slab, source, stage, group, first_block, end, plan, runs, phases, tiles, phase,
-    joined,
+    top, joined,
 ):  # fmt: skip
-    """One row of one phase, tile by tile, of some blocks of channels.
+    """One row of one phase, tile by tile, of some blocks of channels; the first that it reaches is row ``top``.
 
     A tile is written whole: to the output where that has room for its last pixel and its last lane and has channels
     innermost, else to the stage, from where what exists of it is copied.
     """
     pitch = plan.out_w * plan.y_w
-    first, last = phases[phase, 4], phases[phase, 5]
+    first, last = _inside(runs, phases[phase, 4], phases[phase, 5], top, plan.IH)
     for k in range(phases[phase, 6], phases[phase, 7]):
         pixels = source + tiles[k, 0] * plan.in_w * plan.ICG
         height, exist = tiles[k, 1], tiles[k, 2]
@@ -272,6 +273,19 @@ def _correlate_row(
             )  # fmt: skip
             if not whole:
                 unpack_tile(scratch, stage, plan.width, exist, count, y, at, plan.y_c, pitch, plan.lanes)
+
+
+@inlined
+def _inside(runs, first, last, top, IH):
+    """Those of some runs that are needed, where the first row that is reached is row ``top`` of the image.
+
+    Taps that find nothing but padding come first or last.
+    """
+    while first < last and (top + runs[first, 4] < 0 or top + runs[first, 3] >= IH):
+        first += 1
+    while first < last and (top + runs[last - 1, 4] < 0 or top + runs[last - 1, 3] >= IH):
+        last -= 1
+    return first, last
 
 
 @routine

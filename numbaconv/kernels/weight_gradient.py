@@ -95,8 +95,9 @@ def weight_gradient(x, z, w, scratch, numbers, taps, runs, windows, tiles, stage
         Where in a filter each tap lies, and the first of its rows in a packed block.
     runs : int array (rows of a band, 3)
         Offset in the slab, offset in the packed gradient, pixels: one run an output row.
-    windows : int array (windows, 2)
+    windows : int array (windows, 3)
         Offset in the slab, first row in a packed block: neighbouring taps whose memory is contiguous are one window.
+        The slab row that the first output row finds there.
     tiles : int array (tiles, 3)
         First row in the window, height of the tile, rows of it that exist; the others are summed, and never read.
     """
@@ -198,41 +199,44 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, pool, task):
             vectors = 2 if count > plan.lanes else 1
             _sum_block(
                 scratch, slab, begin, gradients, gradient, sums + block * plan.block_size, vectors, plan, runs, rows,
-                windows, tiles,
+                plan.top + first * plan.in_h, windows, tiles,
             )  # fmt: skip
 
 
 @routine
-def _sum_block(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, windows, tiles):
-    """Add one band's share to one packed block: all windows, all tiles."""
+def _sum_block(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, top, windows, tiles):
+    """Add one band's share to one packed block: all windows, all tiles. The slab begins at row ``top`` of the input."""
     if plan.few > 0:
         for window in range(0, len(windows), WINDOWS):
             _sum_windows(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, windows, window)
         return
     for window in range(len(windows)):
+        found = top + windows[window, 2]  # by the first output row; others find nothing but padding
+        first = max(0, -(found // plan.in_h))
+        last = min(rows, -((found - plan.IH) // plan.in_h))
         for k in range(len(tiles)):
             source = slab + windows[window, 0] + tiles[k, 0]
             to = start + (windows[window, 1] + tiles[k, 0]) * plan.width
             height = tiles[k, 1]
             if vectors == 2:
                 if height == TALL:
-                    _sum(zeros(TALL, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
+                    _sum(zeros(TALL, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, first, last)
                 elif height == MIDDLE:
-                    _sum(zeros(MIDDLE, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
+                    _sum(zeros(MIDDLE, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, first, last)
                 else:
-                    _sum(zeros(SHORT, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
+                    _sum(zeros(SHORT, 2, scratch), scratch, to, x, source, z, gradient, plan, runs, first, last)
             elif height == TALL:
-                _sum(zeros(TALL, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
+                _sum(zeros(TALL, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, first, last)
             elif height == MIDDLE:
-                _sum(zeros(MIDDLE, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
+                _sum(zeros(MIDDLE, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, first, last)
             else:
-                _sum(zeros(SHORT, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, rows)
+                _sum(zeros(SHORT, 1, scratch), scratch, to, x, source, z, gradient, plan, runs, first, last)
 
 
 @device
-def _sum(tile, scratch, to, x, source, z, gradient, plan, runs, rows):
+def _sum(tile, scratch, to, x, source, z, gradient, plan, runs, first, last):
     tile = accumulate(
-        tile, x, source, 1, plan.in_w * plan.ICG, z, gradient, plan.lanes, plan.z_step, runs, 0, rows
+        tile, x, source, 1, plan.in_w * plan.ICG, z, gradient, plan.lanes, plan.z_step, runs, first, last
     )  # fmt: skip
     add(tile, scratch, to, plan.width)
 

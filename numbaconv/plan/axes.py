@@ -142,6 +142,13 @@ def reach(phases: tuple[Axis, ...]) -> tuple[int, int]:
     return min(offsets), max(offsets) - min(offsets) + 1
 
 
+def products(phase: Axis, step: int, size: int) -> int:
+    """How often a tap of a phase meets a pixel of a source of this size, and not only padding."""
+    return sum(
+        max(0, min(phase.pixels, -((offset - size) // step)) - max(0, -(offset // step))) for _, offset in phase.taps
+    )
+
+
 class Stretch(NamedTuple):
     """The image columns that are packed into a slab's row."""
 

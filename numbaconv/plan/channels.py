@@ -19,7 +19,7 @@ from numbaconv.kernels.weight_gradient import (
     weight_gradient_pooled,
 )
 from numbaconv.plan import common
-from numbaconv.plan.axes import FAR, Axis, Correlation, reach, stretch
+from numbaconv.plan.axes import FAR, Axis, Correlation, products, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 from numbaconv.simd.words import Taps
 
@@ -74,7 +74,10 @@ def _sum_cost(work: Correlation, cut: Blocking, joined: Taps) -> float:
     for (vectors, blocks), ((pixels, taps), phases) in product(_shapes(work, cut), alike.items()):
         tiles = cover(pixels, vectors, _heights(vectors, joined))
         steps = taps * work.ICG
-        sums = sum(phase.pixels * max(len(phase.taps) * steps, FEWEST) for phase in work.rows if phase.taps)
+        sums = sum(
+            max(products(phase, work.step[0], work.source.H) * steps, phase.pixels * FEWEST)
+            for phase in work.rows if phase.taps
+        )  # fmt: skip
         total += blocks * phases * sum(sums * _time(height, vectors, joined) for _, height, _ in tiles)
         total += blocks * phases * sum(phase.pixels for phase in work.rows) * len(tiles) * common.TILE_COST
     return total
@@ -114,10 +117,11 @@ def weight_cost(work: Correlation) -> float:
     """What a weight gradient takes in this form."""
     work = _turned_round(work)
     g, cut = work.g, _blocking(work)
-    windows, total = _windows(work)[1], 0.0
+    windows, taps, total = _windows(work)[1], len(work.rows[0].taps), 0.0
+    rows = g.OH if _few(work) else products(work.rows[0], g.SH, g.IH) / max(1, taps)  # of a window
     for vectors, blocks in _shapes(work, cut):
         tiles, time = _window_tiles(work, vectors)
-        total += blocks * windows * (g.OH * (g.OW * time + len(tiles) * RUN_COST) + len(tiles) * common.TILE_COST)
+        total += blocks * windows * (rows * (g.OW * time + len(tiles) * RUN_COST) + len(tiles) * common.TILE_COST)
     return g.N * (total * g.G + _turning(work, cut, PACK_COST))
 
 
@@ -199,8 +203,9 @@ def plan(work: Correlation) -> Plan:
                     tap = taps.setdefault(kh * weight.row + kw * weight.column, len(taps))
                     if joined == SINGLE and len(runs) > first_run and runs[-1][0] + runs[-1][2] == offset:
                         runs[-1][2] += work.ICG  # this tap's pixels follow the last one's in memory
+                        runs[-1][4] = row - top
                     elif number % len(joined) == 0:
-                        runs.append([offset, tap * work.ICG * cut.width, work.ICG])
+                        runs.append([offset, tap * work.ICG * cut.width, work.ICG, row - top, row - top])
             first_tile = len(tiles)
             tiles += cover(columns.pixels, vectors, heights)
             ends = first_run, len(runs), first_tile, len(tiles)
@@ -231,7 +236,7 @@ def plan(work: Correlation) -> Plan:
         direct=int(direct), **line._asdict(), in_h=step[0], out_h=work.stride[0], out_w=work.stride[1],
         relu=int(work.relu), tasks=g.N * g.G * bands,
     )  # fmt: skip
-    tables = (table(list(taps), 0), table(runs, 3), table(phases, 8), table(tiles, 3))
+    tables = (table(list(taps), 0), table(runs, 5), table(phases, 8), table(tiles, 3))
     kernel = KERNELS[joined, work.pooled is not None]
     return common.plan(kernel, CORRELATION, values, tables, work, work.fill, work.padded, (g.G, cut.blocks * cut.width))
 
@@ -289,11 +294,12 @@ def weight_plan(work: Correlation) -> Plan:
     z_step = g.OC if by_pixels else cut.width
     window = tiles[-1][0] + tiles[-1][1]
     taps: list[tuple[int, int]] = []
-    windows: list[tuple[int, int]] = []
+    windows: list[tuple[int, int, int]] = []
     for kh, row in rows.taps:
         for number, (kw, column) in enumerate(columns.taps):
             if number % joined == 0:
-                windows.append((((row - top) * line.columns + column - left) * pixel, len(windows) * window))
+                offset = ((row - top) * line.columns + column - left) * pixel
+                windows.append((offset, len(windows) * window, row - top))
             taps.append((kh * weight.row + kw * weight.column, windows[-1][1] + number % joined * work.ICG))
 
     block_size = len(windows) * window * cut.width
@@ -322,7 +328,7 @@ def weight_plan(work: Correlation) -> Plan:
         band=height, in_h=g.SH, top=top, left=left, span=span, **line._asdict(), tasks=parts * g.G * splits,
     )  # fmt: skip
     runs = [(row * g.SH * line.columns * pixel, row * g.OW * z_step, g.OW) for row in range(height)]
-    tables = (table(taps, 2), table(runs, 3), table(windows, 2), table(tiles, 3))
+    tables = (table(taps, 2), table(runs, 3), table(windows, 3), table(tiles, 3))
     kernel = weight_gradient_pooled if work.pooled else weight_gradient
     return common.plan(kernel, WEIGHT_GRADIENT, values, tables, work, len(taps) < g.KH * g.KW, work.padded)
 
