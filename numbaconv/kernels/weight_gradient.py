@@ -30,7 +30,7 @@ from numbaconv.simd import add, clear, outer, zeros
 
 #: So many windows are summed together where they have but so many rows, and how many vectors those may have then.
 WINDOWS = 3
-HIGH, LOW = (9, 4) if simd.VECTOR_REGISTERS >= 32 else (4, 2)
+HIGH, LOW = (9, 3) if simd.VECTOR_REGISTERS >= 32 else (4, 2)
 FEW_ROWS = {LOW: 2, HIGH: 1}
 
 #: The integers that the kernel needs, as one record; :mod:`numbaconv.plan` makes it.
