@@ -15,7 +15,7 @@ from numbaconv.kernels.weight_depthwise import (
     WINDOWS,
     weight_gradient_depthwise,
 )
-from numbaconv.plan import common
+from numbaconv.plan import common, planes
 from numbaconv.plan.axes import Axis, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, table
 
@@ -49,8 +49,11 @@ def _vectors(work: Correlation) -> int:
 
 
 def _turning(work: Correlation) -> float:
-    """What bringing a vector of all pixels into the order of the kernels takes, or back."""
-    return sum(side.H * side.W * TURN_COST for side in (work.source, work.target) if side.layout == "NCHW")
+    """What reading a vector of all pixels from planes takes, and bringing it into the order of the kernels, or back."""
+    reading = planes.READ_COST * work.source.H * work.source.W if work.source.layout == "NCHW" else 0
+    return reading + sum(
+        side.H * side.W * TURN_COST for side in (work.source, work.target) if side.layout == "NCHW"
+    )
 
 
 def plan(work: Correlation) -> Plan:
