@@ -49,7 +49,7 @@ from numbaconv.kernels.winograd import (
     correlate_winograd_pooled,
     correlate_winograd_summed,
 )
-from numbaconv.nn.normalisation import Normalised, _sizes
+from numbaconv.nn.normalisation import Normalised
 from numbaconv.plan import Plan, depthwise, winograd
 from numbaconv.plan.axes import forward_axis
 
@@ -890,7 +890,7 @@ def numbers_of_a_norm(channels: int) -> np.ndarray:
     """What ``normalise_slab`` reads, made by ``lay_out``: three rows of the numbers of some pixels."""
     coefficients = np.arange(3.0 * channels).reshape(3, channels)
     x = np.empty((1, channels, 1, 1))
-    rows = Normalised(x, _sizes(x.shape, "NHWC", False), tuple(coefficients)).rows().reshape(3, -1)
+    rows = Normalised(x, False, tuple(coefficients)).rows().reshape(3, -1)
     assert rows.shape[1] >= channels
     assert np.array_equal(rows, np.tile(coefficients, rows.shape[1] // channels))
     return rows

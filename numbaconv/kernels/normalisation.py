@@ -301,22 +301,21 @@ def masked_moments(grad_y, more, y, x, center, through, totals, products, sizes,
         along[:] = 0
         for n in range(first, last):
             for r in range(R):
-                grad, output, to = (
-                    _row(grad_y, n, c, r, sizes),
-                    _row(y, n, c, r, sizes),
-                    _row(through, n, c, r, sizes),
-                )
+                grad, output = _row(grad_y, n, c, r, sizes), _row(y, n, c, r, sizes)
+                source, to = _row(x, n, c, r, sizes), _row(through, n, c, r, sizes)
                 if adds:
                     other = _row(more, n, c, r, sizes)
                     for i in range(L):
-                        to[i] = grad[i] + other[i] if output[i] > 0 else zero
+                        value = grad[i] + other[i] if output[i] > 0 else zero
+                        to[i] = value
+                        sums[i] += value
+                        along[i] += value * (source[i] - a[i])
                 else:
                     for i in range(L):
-                        to[i] = grad[i] if output[i] > 0 else zero
-                source = _row(x, n, c, r, sizes)
-                for i in range(L):
-                    sums[i] += to[i]
-                    along[i] += to[i] * (source[i] - a[i])
+                        value = grad[i] if output[i] > 0 else zero
+                        to[i] = value
+                        sums[i] += value
+                        along[i] += value * (source[i] - a[i])
         _fold(sums, c, inner, totals[task // C])
         _fold(along, c, inner, products[task // C])
 

@@ -50,7 +50,7 @@ PLANES = record(
     "x_c",
     "x_h",
     "x_w",
-    "y_n",  # strides of the output, whose pixels of a row are neighbours: those of the planes that are turned, if any are
+    "y_n",  # strides of the output, or of the planes that are turned; pixels of a row are neighbours
     "y_c",
     "y_h",
     "w_group",  # elements of the weight from a group to the next, and from an output channel to the next

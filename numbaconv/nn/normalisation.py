@@ -20,7 +20,7 @@ from numbaconv.threads import launch, launch_light
 
 #: Elements of a row: what is known of the channels along it should stay in the L1 cache, and be laid out seldom.
 _ROW = 1024
-#: The same where a convolution reads them, which has more in that cache.
+#: The same where more arrays are in that cache: several that are read and written, or all that a convolution needs.
 _SHORT_ROW = 512
 _SHORTEST_ROW = 16
 #: Parts of a batch, each of which a thread sums by itself, where there are too few channels for many threads.
@@ -33,14 +33,14 @@ class Normalised(NamedTuple):
     """What a batch norm gives, and a ReLU behind it, if there is one, before it is made: maybe where it is read."""
 
     x: np.ndarray
-    sizes: NormSizes
+    relu: bool
     coefficients: tuple[np.ndarray, np.ndarray, np.ndarray]  # center, scale and shift of each channel
 
     def made(self, plus: np.ndarray | None = None) -> np.ndarray:
         """An array like x; ``plus`` is added before the ReLU."""
         y = empty_like(self.x)
         other = np.empty(0, y.dtype) if plus is None else plus
-        _launch(kernels.scale_shift, self.sizes, self.x, *self.coefficients, other, y)
+        _launch(kernels.scale_shift, _sizes(self.x, self.relu, _SHORT_ROW), self.x, *self.coefficients, other, y)
         return y
 
     def rows(self) -> np.ndarray:
@@ -144,10 +144,9 @@ class BatchNorm2d(Module):
         C = self.num_features
         if x.shape[1] != C or min(x.shape[1:]) < 1:
             raise ValueError(f"x of shape {x.shape} must be (N, {C}, H, W) for {self!r}")
-        sizes = _sizes(x.shape, layout_of(x), relu)
         own_moments = self.training or self.running_mean is None
         if own_moments:
-            mean, variance = self._moments(x, sizes)
+            mean, variance = self._moments(x)
         else:
             mean, variance = _each(self.running_mean, C), _each(self.running_var, C)
         if self.training:
@@ -156,7 +155,7 @@ class BatchNorm2d(Module):
         bias = _each(0.0 if self.bias is None else self.bias.data, C)
         rstd, center, scale, shift = np.empty(C), *(np.empty(C, x.dtype) for _ in range(3))
         launch(kernels.coefficients, 1, mean, variance, self.eps, weight, bias, rstd, center, scale, shift)
-        normalised = Normalised(x, sizes, (center, scale, shift))
+        normalised = Normalised(x, relu, (center, scale, shift))
         self._saved = normalised, rstd, own_moments, None
         return normalised
 
@@ -172,15 +171,16 @@ class BatchNorm2d(Module):
         along 1 and along x̂: ``grad_x = weight / std * (grad_y - grad_bias / count - x̂ * grad_weight / count)``. In
         evaluation they are constants, and ``grad_x = weight / std * grad_y``.
         """
-        (x, sizes, coefficients), rstd, own_moments, y = self._recall()
-        masks = y is not None and sizes.relu
+        (x, relu, coefficients), rstd, own_moments, y = self._recall()
+        masks = relu and y is not None
         # Where dtypes differ, the sum is to be rounded, not they.
         if more is not None and not (masks and grad_output.dtype == more.dtype == x.dtype):
             grad_output, more = added(grad_output, more), None
         grad, count = check_gradient(grad_output, Form.of(x)), max(1, x.size // self.num_features)
+        sizes = _sizes(x, relu and not masks, _SHORT_ROW if masks else _ROW)
         total, products = _totals(2, sizes)
         if masks:
-            through, sizes = empty_like(x), sizes._replace(relu=False)
+            through = empty_like(x)
             other = np.empty(0, x.dtype) if more is None else check_gradient(more, Form.of(x))
             _launch(kernels.masked_moments, sizes, grad, other, y, x, coefficients[0], through, total, products)
             grad = through
@@ -196,6 +196,7 @@ class BatchNorm2d(Module):
         if not own_moments:
             mean[:] = slope[:] = 0
         grad_input = empty_like(x)
+        sizes = _sizes(x, sizes.relu, _SHORT_ROW)
         _launch(kernels.normalised_gradient, sizes, grad, x, *coefficients, mean, slope, grad_input)
         return grad_input, grad
 
@@ -205,7 +206,7 @@ class BatchNorm2d(Module):
         scale = rstd if self.weight is None else rstd * self.weight.data
         return scale, (0 if self.bias is None else self.bias.data) - scale * mean
 
-    def _moments(self, x: np.ndarray, sizes: NormSizes) -> tuple[np.ndarray, np.ndarray]:
+    def _moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and biased variance of every channel of the batch, in float64.
 
         In one sweep, about a value near the mean, that of some pixels of an image: then little is lost when the square
@@ -221,6 +222,7 @@ class BatchNorm2d(Module):
         strides = (pixels, 1) if layout_of(x) == "NCHW" else (1, C)
         near, mean, variance = np.empty(C, x.dtype), np.empty(C), np.empty(C)
         launch(kernels.near_means, 1, flat(x), near, pixels, max(1, pixels // _SAMPLE), *strides)
+        sizes = _sizes(x, False, _ROW)
         total, squares = _totals(2, sizes)
         _launch(kernels.moments, sizes, x, near, total, squares)
         launch(kernels.mean_and_variance, 1, near, total, squares, count, mean, variance)
@@ -259,12 +261,16 @@ def _each(values: Any, channels: int) -> np.ndarray:
     return np.require(np.broadcast_to(np.asarray(values, np.float64), (channels,)), None, ["C", "W", "O"])
 
 
+def _sizes(x: np.ndarray, relu: bool, row: int) -> NormSizes:
+    """How kernels see images, in whichever layout: as rows of neighbouring pixels, of ``row`` elements at most."""
+    return _rows_of(x.shape, layout_of(x), relu, row)
+
+
 @lru_cache(maxsize=256)
-def _sizes(shape: tuple[int, int, int, int], layout: Layout, relu: bool) -> NormSizes:
-    """How kernels see images, in whichever layout they lie: as rows of some neighbouring pixels."""
+def _rows_of(shape: tuple[int, int, int, int], layout: Layout, relu: bool, row: int) -> NormSizes:
     N, C, H, W = shape
     inner = 1 if layout == "NCHW" else C
-    pixels = next(p for p in range(min(H * W, max(1, _ROW // inner)), 0, -1) if H * W % p == 0)
+    pixels = next(p for p in range(min(H * W, max(1, row // inner)), 0, -1) if H * W % p == 0)
     if pixels * inner < _SHORTEST_ROW:  # a plane of a prime number of pixels, say
         pixels = H * W
     rows = H * W // pixels

@@ -48,7 +48,7 @@ class Normed:
             return None
         weight, bias = arrays
         g = conv.geometry(x, weight)
-        plans = normed_plans(g, x.dtype, normalised.sizes.relu, FORMS[get_algorithm()])
+        plans = normed_plans(g, x.dtype, normalised.relu, FORMS[get_algorithm()])
         if plans is None or preferred(g.IC, g.output_shape, x.dtype) == "NCHW":
             return None
         y = empty(g.output_shape, x.dtype, "NHWC")
@@ -68,7 +68,7 @@ def normed_weight_gradient(g: Conv2dGeometry, normalised: Normalised, grad: np.n
 
     Whether it was done: not where the algorithm is another one by now, or something is not finite.
     """
-    plans = normed_plans(g, out.dtype, normalised.sizes.relu, FORMS[get_algorithm()])
+    plans = normed_plans(g, out.dtype, normalised.relu, FORMS[get_algorithm()])
     return plans is not None and weight_gradient_with(
         plans[1], g, normalised.x, flat(grad), out, (normalised.rows(),)
     )  # fmt: skip
