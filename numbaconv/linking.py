@@ -77,11 +77,19 @@ device = numba.njit(inline="always", **OPTIONS)
 
 
 def routine(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator for a step that is too large to be inlined everywhere; called from kernels only.
+    """Decorator for a step of a kernel, called from kernels only; Numba has it inlined wherever its caller is.
 
     It allocates nothing, so it need not count who holds an array: that would lock the memory bus at every call.
     """
     return numba.njit(_nrt=False, pipeline_class=Linked, **OPTIONS)(function)
+
+
+def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a routine of which a kernel has one copy, in however many places it is called.
+
+    For large ones that do much at a call: many copies take long to compile, and do not fit into the cache.
+    """
+    return numba.njit(_nrt=False, forceinline=False, pipeline_class=Linked, **OPTIONS)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

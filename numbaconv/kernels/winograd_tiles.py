@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit import device, inlined, routine, share
+from numbaconv.jit import apart, device, inlined, routine, share
 from numbaconv.kernels.normalisation import normalise_slab
 from numbaconv.kernels.packing import pack_slab
 from numbaconv.kernels.pooling import spread_slab
@@ -142,7 +142,7 @@ def row_of_tiles(plan, row, columns, thin_columns, nexts):
     return False, full, thin, (low, full + columns - thin_columns, thin + thin_columns)
 
 
-@routine
+@apart
 def transform_images(x, scratch, own, to, plan, pool, norm, g, task, batch, begin, channels):
     """Transform what some rows of strips read, of some channels from ``begin`` on, to ``scratch[to]`` on.
 
