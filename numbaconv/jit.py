@@ -17,10 +17,24 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numbaconv.linking import address_of, apart, compiled, device, inlined, routine
+from numbaconv.linking import ONE, ZERO, address_of, apart, compiled, device, inlined, routine
 from numbaconv.team import COLUMNS, INTEGER, RELAX, SHARE, call, go_through, loop_address, team_size, write_row
 
-__all__ = ["ALL", "Kernel", "Note", "apart", "compiled", "device", "inlined", "kernel", "play", "routine", "share"]
+__all__ = [
+    "ALL",
+    "ONE",
+    "ZERO",
+    "Kernel",
+    "Note",
+    "apart",
+    "compiled",
+    "device",
+    "inlined",
+    "kernel",
+    "play",
+    "routine",
+    "share",
+]
 
 #: What a kernel is told for its stage where it is to go through all of them.
 ALL = -1

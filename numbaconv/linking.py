@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
@@ -22,6 +23,10 @@ from numbaconv import cache
 #: Options of every compiled function. ``nogil`` lets Python threads compute side by side; the numpy error model leaves
 #: out checks for divisions by zero; ``fastmath`` stays off, for it would make results depend on the compiler's mood.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
+
+
+#: 0 and 1 as arguments of routines: Numba would compile a routine once more for a literal.
+ZERO, ONE = np.int64(0), np.int64(1)
 
 
 class _Library(JITCodeLibrary):

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv.jit import ONE, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_band, pack_weights, unpack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, PLANE_TILES, SHORT, TALL
@@ -149,7 +149,7 @@ def _correlate_band(x, bias, y, packed, scratch, own, plan, remainders, reads, r
         top = first * plan.out_h
         unpack_planes(
             scratch, target, plan.y_c, groups * plan.OCG, min(plan.band * plan.out_h, plan.OH - top) * plan.y_h, y,
-            n * plan.y_n + top * plan.y_h * plan.pixel + first_group * plan.OCG, 1, plan.pixel, plan.lanes,
+            n * plan.y_n + top * plan.y_h * plan.pixel + first_group * plan.OCG, ONE, plan.pixel, plan.lanes,
         )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ def _correlate_plane(
                 tile = rectify(tile)
             if plan.out_w != 1:
                 store(tile, scratch, own + plan.stage, plan.lanes, 0)
-                _unpack(y, target, scratch, own + plan.stage, 1, plan, row, column, count, 1, columns)
+                _unpack(y, target, scratch, own + plan.stage, ONE, plan, row, column, count, ONE, columns)
             elif row + ROWS <= count and column + plan.lanes <= columns:
                 store(tile, y, target + row * y_h + column, y_h, 0)
             else:

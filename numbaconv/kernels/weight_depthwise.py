@@ -21,7 +21,7 @@ taps are so far apart that they share nothing, there always are slabs, and pixel
 
 from __future__ import annotations
 
-from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv.jit import ONE, ZERO, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.records import read, record
 from numbaconv.simd import clear, hadamard, load, slide, slide_within, store
@@ -104,8 +104,8 @@ def _unpack_sums(w, scratch, plan, taps, group):
     """Add up the parts of one group, and put it where it belongs."""
     channel = group * plan.pitch
     unpack_block(
-        scratch, group * plan.block_size, plan.groups * plan.block_size, plan.parts, taps, plan.taps, 1,
-        min(plan.pitch, plan.C - channel), plan.pitch, plan.lanes, w, channel * plan.taps, plan.taps, 1,
+        scratch, group * plan.block_size, plan.groups * plan.block_size, plan.parts, taps, plan.taps, ONE,
+        min(plan.pitch, plan.C - channel), plan.pitch, plan.lanes, w, channel * plan.taps, plan.taps, ONE,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _sum_band(x, z, scratch, own, sums, plan, triples, group, unit):
         )  # fmt: skip
         pack_slab(
             z, n * plan.z_n + channel * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH, plan.OW, scratch,
-            there, first, rows, 0, plan.OW, 1, 0, plan.pitch, plan.lanes,
+            there, first, rows, ZERO, plan.OW, ONE, ZERO, plan.pitch, plan.lanes,
         )  # fmt: skip
     for row in range(rows):
         where = start, at + row * plan.in_h, reached

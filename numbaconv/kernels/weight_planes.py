@@ -17,7 +17,7 @@ is a single part. It suits few channels: every weight takes a vector of a part.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv.jit import ONE, ZERO, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_band, pack_planes
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL
@@ -124,8 +124,8 @@ def _sum_band(x, z, scratch, own, sums, plan, remainders, steps, rows, first_gro
     pack_band(x, scratch, own, plan, remainders, n, first_group, groups, first)
     pack_planes(
         z, n * plan.z_n + first_group * plan.OCG * plan.z_c, plan.z_c, plan.z_h, plan.z_w, groups * plan.OCG, plan.OH,
-        plan.OW, scratch, own + plan.gradient, plan.z_plane, 0, remainders, 1, first, 1,
-        min(plan.band, plan.OH - first), 0, 1, plan.columns, plan.lanes,
+        plan.OW, scratch, own + plan.gradient, plan.z_plane, ZERO, remainders, ONE, first, ONE,
+        min(plan.band, plan.OH - first), ZERO, ONE, plan.columns, plan.lanes,
     )  # fmt: skip
     for group in range(groups):
         _sum_group(

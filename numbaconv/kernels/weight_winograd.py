@@ -18,9 +18,7 @@ end the parts are added up in a fixed order; how many there are does not depend 
 
 from __future__ import annotations
 
-import numpy as np
-
-from numbaconv.jit import ALL, device, inlined, kernel, routine, share
+from numbaconv.jit import ALL, ZERO, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.pooling import spread_slab
 from numbaconv.kernels.records import read, record
@@ -124,7 +122,7 @@ def _sum_share(x, z, scratch, plan, tiles, pool, norm, thread, threads):
 
     Shares of the same part that follow each other are taken together, for they read the same input.
     """
-    own, none = plan.slabs + thread * plan.own, np.int64(0)  # no literal, for which routines would be compiled again
+    own = plan.slabs + thread * plan.own
     task, tasks_end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
     while task < tasks_end:
         part, g, split = task // (plan.G * plan.splits), task // plan.splits % plan.G, task % plan.splits
@@ -140,7 +138,7 @@ def _sum_share(x, z, scratch, plan, tiles, pool, norm, thread, threads):
                 inputs += unit * plan.row_tiles * plan.pitch
             else:
                 inputs = own + plan.inputs
-                transform_images(x, scratch, own, inputs, plan, None, norm, g, unit, batch, none, plan.ICG)
+                transform_images(x, scratch, own, inputs, plan, None, norm, g, unit, batch, ZERO, plan.ICG)
             _transform_gradients(z, scratch, own, plan, pool, g, first, last, unit, batch)
             hints, runs = batch if plan.ahead else 0, runs_of_tiles(plan, unit, batch)
             _multiply(scratch, own, inputs, plan, last - first, tiles, runs, x, z, unit, hints)

@@ -41,9 +41,7 @@ whose weights are turned by 180 degrees.
 
 from __future__ import annotations
 
-import numpy as np
-
-from numbaconv.jit import apart, device, inlined, kernel, routine, share
+from numbaconv.jit import ONE, ZERO, apart, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import transpose_all, unpack_tile
 from numbaconv.kernels.pooling import pool_rows
 from numbaconv.kernels.records import read, record
@@ -205,11 +203,8 @@ def _transform_taps(scratch, stage, channels, plan, packed, to):
 
 @routine
 def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, plus, thread, threads):
-    """One thread's share of the work: some blocks of weights, or some of the input, batch by batch.
-
-    ``none`` is no literal, for which routines would be compiled once more.
-    """
-    own, group, none = plan.slabs + thread * plan.own, plan.units, np.int64(0)
+    """One thread's share of the work: some blocks of weights, or some of the input, batch by batch."""
+    own, group = plan.slabs + thread * plan.own, plan.units
     task, end = thread * plan.tasks // threads, (thread + 1) * plan.tasks // threads
     if plan.by_blocks:
         for block in range(task, end):
@@ -221,20 +216,20 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, 
                 batch = min(group - unit, plan.batch)
                 _multiply(
                     scratch, inputs + unit * plan.row_tiles * plan.pitch, scratch, own + plan.weights, own + plan.sums,
-                    plan, block % plan.blocks, runs_of_tiles(plan, unit, batch), heights, x, y, None, none, none, none,
+                    plan, block % plan.blocks, runs_of_tiles(plan, unit, batch), heights, x, y, None, ZERO, ZERO, ZERO,
                 )  # fmt: skip
                 _transform_sums(bias, y, scratch, own, plan, pool, g, block % plan.blocks, unit, batch)
     else:
         all_weights = plan.weights
         if plan.private:
             packed, all_weights = scratch, own + plan.weights
-            _transform_all_weights(w, scratch, own, plan, packed, all_weights, none, none + 1)
+            _transform_all_weights(w, scratch, own, plan, packed, all_weights, ZERO, ONE)
         while task < end:
             g = task // group
             batch = min(min(end, (g + 1) * group) - task, plan.batch)
             runs = runs_of_tiles(plan, task - g * group, batch)
             transform_images(
-                x, scratch, own, own + plan.inputs, plan, pool, norm, g, task - g * group, batch, none, plan.ICG
+                x, scratch, own, own + plan.inputs, plan, pool, norm, g, task - g * group, batch, ZERO, plan.ICG
             )  # fmt: skip
             for block in range(plan.blocks):
                 weights = all_weights + (g * plan.blocks + block) * plan.block_size

@@ -7,9 +7,7 @@ low tiles come first in a batch, and thin ones last.
 
 from __future__ import annotations
 
-import numpy as np
-
-from numbaconv.jit import apart, device, inlined, routine, share
+from numbaconv.jit import ZERO, apart, device, inlined, routine, share
 from numbaconv.kernels.normalisation import normalise_slab
 from numbaconv.kernels.packing import pack_slab
 from numbaconv.kernels.pooling import spread_slab
@@ -127,7 +125,7 @@ def run_of_point(row, column, runs):
 def first_tiles(plan, task, batch):
     """The numbers of the first low, full, and thin tile of some rows of strips."""
     full, thin, _ = runs_of_tiles(plan, task, batch)
-    return np.int64(0), full, thin  # no literal 0, for which routines would be compiled once more
+    return ZERO, full, thin
 
 
 @device
