@@ -395,6 +395,18 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
     assert len(taken) == 3 * len(forms), f"some form is never the cheapest one: {taken}"
 
 
+def test_depthwise_planes_are_turned_where_that_pays() -> None:
+    def kernels_of(stride: int, taps: int) -> list[Any]:
+        g = Conv2dGeometry.forward((8, 64, 28, 28), (64, 1, taps, taps), stride, taps // 2, groups=64)
+        kernel = {plan: getattr(planning, f"{plan}_plan") for plan in ("forward", "input_gradient", "weight_gradient")}
+        return [make(g, np.dtype("f4"), "NCHW", "NCHW", direct()).kernel for make in kernel.values()]
+
+    # As they lie, planes are read once for a column of taps, but slowly where a stride leaves pixels out.
+    assert kernels_of(1, 3) == [correlate_planes, correlate_planes, weight_gradient_depthwise]
+    assert kernels_of(2, 3) == [correlate_depthwise, correlate_depthwise, weight_gradient_depthwise]
+    assert kernels_of(1, 7) == [correlate_depthwise, correlate_depthwise, weight_gradient_depthwise]
+
+
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "cheapest"])
 def test_a_form_can_be_forced(form: str) -> None:
     module = winograd if form in WINOGRAD else FORMS[form][0]
