@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import numbaconv
-from numbaconv.geometry import Layout
+from numbaconv.parameters import Layout
 from numbaconv.study.layers import PUBLIC, Layer
 from numbaconv.study.peers import LAYOUTS, PEERS, WORKS, Arrays, Peer
 from numbaconv.study.results import OURS

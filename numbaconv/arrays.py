@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import Shape, check_bytes
+from numbaconv.parameters import Shape, check_bytes
 
 #: Requests for more bytes than this are held against what there is: asking takes 30 microseconds.
 LARGE = 1 << 28

@@ -17,11 +17,12 @@ from numpy import may_share_memory, ndarray
 from numbaconv.algorithms import get_algorithm
 from numbaconv.arrays import empty
 from numbaconv.execution import filled_bias
-from numbaconv.geometry import Conv2dGeometry, Shape, are_plain
+from numbaconv.geometry import Conv2dGeometry
 from numbaconv.jit import ALL
 from numbaconv.kernels.plain import all_finite
 from numbaconv.memory import scratch
 from numbaconv.packed import PackedWeight
+from numbaconv.parameters import Shape, are_plain
 from numbaconv.plan import Plan
 from numbaconv.threads import launch, threads_for
 

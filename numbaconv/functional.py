@@ -24,18 +24,10 @@ from numbaconv.arrays import (
 )
 from numbaconv.calls import key_of, recall, remember
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
-from numbaconv.geometry import (
-    Algorithm,
-    Conv2dGeometry,
-    IntOrPair,
-    Layout,
-    Padding,
-    check_algorithm,
-    check_output_mask,
-    conv2d_output_size,
-)
+from numbaconv.geometry import Algorithm, Conv2dGeometry, check_algorithm, conv2d_output_size
 from numbaconv.memory import empty_like
 from numbaconv.packed import PackedWeight, weight_array
+from numbaconv.parameters import IntOrPair, Layout, Padding, check_output_mask
 from numbaconv.plan import FORMS, Forms, channels, forward_plan, input_gradient_plan, weight_gradient_plan
 
 __all__ = [

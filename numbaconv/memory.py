@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import empty, new
-from numbaconv.geometry import Layout
+from numbaconv.parameters import Layout
 
 #: Scratch memory of up to this many bytes is kept for the next call of the same Python thread.
 KEPT_BYTES = 64 * 1024 * 1024

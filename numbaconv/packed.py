@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import empty, float_array
-from numbaconv.geometry import shape_of
 from numbaconv.memory import aligned
+from numbaconv.parameters import shape_of
 from numbaconv.plan import Plan
 
 #: For so many kinds of calls a weight is held at most; what was made first is given up for the next.

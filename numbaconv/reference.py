@@ -24,16 +24,8 @@ from typing import TypeAlias
 import numpy as np
 
 from numbaconv.arrays import check_bias, float_array, output_array, result_dtype
-from numbaconv.geometry import (
-    Algorithm,
-    Conv2dGeometry,
-    IntOrPair,
-    Layout,
-    Padding,
-    check_algorithm,
-    check_output_mask,
-    conv2d_output_size,
-)
+from numbaconv.geometry import Algorithm, Conv2dGeometry, check_algorithm, conv2d_output_size
+from numbaconv.parameters import IntOrPair, Layout, Padding, check_output_mask
 
 __all__ = ["conv2d", "conv2d_backward", "conv2d_input", "conv2d_output_size", "conv2d_weight", "conv_transpose2d"]
 

@@ -12,7 +12,7 @@ from numbaconv import nn
 from numbaconv.data import stratified_split
 from numbaconv.data.dataset import channel_moments
 from numbaconv.data.source import CHANNELS
-from numbaconv.geometry import integer
+from numbaconv.parameters import integer
 from numbaconv.values import flag, real
 
 try:

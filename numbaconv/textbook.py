@@ -30,7 +30,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from numbaconv.geometry import IntOrPair, Padding, Pair, check_bytes, conv2d_output_size, pads, pair
+from numbaconv.geometry import conv2d_output_size
+from numbaconv.parameters import IntOrPair, Padding, Pair, check_bytes, pads, pair
 from numbaconv.values import numbers
 
 __all__ = [

@@ -12,8 +12,8 @@ import numba
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
-from numbaconv.geometry import integer
 from numbaconv.jit import ALL, Kernel
+from numbaconv.parameters import integer
 
 #: Fewer elements than this are worked through by the calling thread alone.
 ELEMENTS_WORTH_A_THREAD = 1 << 16

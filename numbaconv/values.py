@@ -1,4 +1,4 @@
-"""Plain values that come in: numbers, flags, paths, mappings. Integers are :func:`numbaconv.geometry.integer`'s."""
+"""Plain values that come in: numbers, flags, paths, mappings. Integers are :func:`numbaconv.parameters.integer`'s."""
 
 from __future__ import annotations
 

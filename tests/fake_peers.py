@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import Layout
+from numbaconv.parameters import Layout
 from numbaconv.study import peers
 from numbaconv.study.baselines import Im2col
 from numbaconv.study.layers import Layer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from numbaconv import reference
-from numbaconv.geometry import Layout
+from numbaconv.parameters import Layout
 from numbaconv.study.baselines import Im2col
 from numbaconv.study.layers import PUBLIC, Layer
 

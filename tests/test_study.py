@@ -17,7 +17,8 @@ import pytest
 
 import numbaconv
 from numbaconv.cli import main
-from numbaconv.geometry import LAYOUTS, Algorithm, Layout
+from numbaconv.geometry import Algorithm
+from numbaconv.parameters import LAYOUTS, Layout
 from numbaconv.study import machine, peers, runner, training, worker
 from numbaconv.study.baselines import Loops
 from numbaconv.study.layers import SUITES, Layer, suite

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from numbaconv.geometry import LARGEST_PARAMETER, integer
 from numbaconv.kernels.shift import shift
+from numbaconv.parameters import LARGEST_PARAMETER, integer
 from numbaconv.threads import launch_light
 
 #: A random change: a batch and where randomness comes from, to a batch.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from numbaconv.data.source import Samples, Source, check_images
-from numbaconv.geometry import integer
+from numbaconv.parameters import integer
 from numbaconv.values import numbers, real
 
 #: The part of the images of each class that is kept for testing where a data set has no test part of its own.

@@ -15,7 +15,7 @@ import numpy as np
 
 from numbaconv.data.dataset import Dataset
 from numbaconv.data.source import DEFLATE_LIMIT, Samples, Source, listed, regular_file
-from numbaconv.geometry import integer, pair
+from numbaconv.parameters import integer, pair
 from numbaconv.values import as_path, one_line
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from numbaconv.data.images import Size, holds_images, read_image, read_image_fol
 from numbaconv.data.named import NAMES, named_source
 from numbaconv.data.npz import read_npy_images, read_npz
 from numbaconv.data.source import Source, regular_file
-from numbaconv.geometry import integer, pair
+from numbaconv.parameters import integer, pair
 from numbaconv.values import as_path
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import integer
 from numbaconv.nn.checks import real
 from numbaconv.nn.files import Arrays, Metadata, check_path, read_arrays, write_arrays
 from numbaconv.nn.module import Module
 from numbaconv.nn.optim import Optimizer
 from numbaconv.nn.records import Epoch, History, Tally
+from numbaconv.parameters import integer
 from numbaconv.values import as_mapping, as_path, one_line
 
 #: What the header of a checkpoint's file says.

@@ -11,7 +11,7 @@ from numbaconv.algorithms import get_algorithm
 from numbaconv.arrays import check_bias, float_array, result_dtype
 from numbaconv.execution import bias_gradient, correlate, weight_gradient
 from numbaconv.functional import conv2d, conv2d_weight, conv_transpose2d
-from numbaconv.geometry import Conv2dGeometry, IntOrPair, Padding, Shape, integer, pads, pair
+from numbaconv.geometry import Conv2dGeometry
 from numbaconv.memory import fresh
 from numbaconv.nn.activation import masked
 from numbaconv.nn.checks import check_gradient, flag, images, parameter_dtype
@@ -21,6 +21,7 @@ from numbaconv.nn.module import Module, Parameter
 from numbaconv.nn.normalisation import Normalised
 from numbaconv.nn.normed import normed_weight_gradient
 from numbaconv.packed import PackedWeight
+from numbaconv.parameters import IntOrPair, Padding, Shape, integer, pads, pair
 from numbaconv.plan import FORMS, forward_plan, input_gradient_plan
 
 

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from numbaconv.arrays import empty
-from numbaconv.geometry import Shape
 from numbaconv.nn.module import Parameter
+from numbaconv.parameters import Shape
 
 #: Where random numbers come from: a generator, which is used as it is, a seed for a new one, or None for a random seed.
 Rng: TypeAlias = np.random.Generator | int | None

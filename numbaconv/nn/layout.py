@@ -11,9 +11,9 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from numbaconv.geometry import Layout, Shape
 from numbaconv.kernels.transpose import transpose_images
 from numbaconv.memory import fresh
+from numbaconv.parameters import Layout, Shape
 from numbaconv.simd import lanes
 from numbaconv.threads import launch_light
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import check_bias, float_array, result_dtype
-from numbaconv.geometry import integer
 from numbaconv.kernels import linear as kernels
 from numbaconv.kernels.rows import OUTPUTS, multiply_rows
 from numbaconv.kernels.sums import STRETCH, sum_pixels
@@ -20,6 +19,7 @@ from numbaconv.nn.checks import check_gradient, dense, flag, parameter_dtype
 from numbaconv.nn.initialisation import Rng, generator, uniform
 from numbaconv.nn.layout import Form, in_layout
 from numbaconv.nn.module import Module
+from numbaconv.parameters import integer
 from numbaconv.plan import common
 from numbaconv.plan.common import round_up
 from numbaconv.simd import lanes

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import Shape
 from numbaconv.kernels import losses as kernels
 from numbaconv.kernels.elementwise import copy
 from numbaconv.nn.checks import dense, labels, real
+from numbaconv.parameters import Shape
 from numbaconv.threads import launch_light
 
 

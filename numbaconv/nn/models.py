@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import IntOrPair, pair
 from numbaconv.nn.activation import ReLU
 from numbaconv.nn.containers import Residual, Sequential
 from numbaconv.nn.convolution import Conv2d
@@ -21,6 +20,7 @@ from numbaconv.nn.linear import Flatten, Linear
 from numbaconv.nn.module import Module
 from numbaconv.nn.normalisation import BatchNorm2d
 from numbaconv.nn.pooling import GlobalAvgPool2d, MaxPool2d
+from numbaconv.parameters import IntOrPair, pair
 
 
 def digits_cnn(

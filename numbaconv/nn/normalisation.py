@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.geometry import Layout, integer
 from numbaconv.jit import Kernel
 from numbaconv.kernels import normalisation as kernels
 from numbaconv.kernels.normalisation import NormSizes
@@ -16,6 +15,7 @@ from numbaconv.nn.initialisation import constant
 from numbaconv.nn.layout import Form, empty_like, flat, layout_of
 from numbaconv.nn.module import Module, Parameter
 from numbaconv.nn.sums import added
+from numbaconv.parameters import Layout, integer
 from numbaconv.threads import launch, launch_light
 
 #: Elements of a row: what is known of the channels along it should stay in the L1 cache, and be laid out seldom.

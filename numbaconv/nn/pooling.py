@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import IntOrPair, Layout, Shape, integer, pair
 from numbaconv.jit import Kernel
 from numbaconv.kernels import pooling as kernels
 from numbaconv.kernels.pooling import BAND, PoolSizes, Windows
@@ -16,6 +15,7 @@ from numbaconv.memory import fresh
 from numbaconv.nn.checks import check_gradient, flag, images
 from numbaconv.nn.layout import Form, empty, empty_like, flat, layout_of
 from numbaconv.nn.module import Module
+from numbaconv.parameters import IntOrPair, Layout, Shape, integer, pair
 from numbaconv.threads import act, launch_light
 
 #: Pixels of the largest window that is taken: the kernels look at each of them.

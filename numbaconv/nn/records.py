@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbaconv.geometry import integer
 from numbaconv.nn.files import write_file
+from numbaconv.parameters import integer
 from numbaconv.values import as_path
 
 

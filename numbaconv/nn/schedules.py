@@ -11,8 +11,8 @@ import bisect
 import math
 from collections.abc import Iterable
 
-from numbaconv.geometry import integer
 from numbaconv.nn.checks import real
+from numbaconv.parameters import integer
 
 
 class Schedule:

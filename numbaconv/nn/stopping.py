@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from numbaconv.geometry import integer
 from numbaconv.nn.checks import flag, real
 from numbaconv.nn.records import Epoch
+from numbaconv.parameters import integer
 
 #: What can be watched, and whether more of it is better.
 MONITORS = {"validation_loss": False, "validation_accuracy": True}

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from numbaconv.arrays import float_array
-from numbaconv.geometry import integer
 from numbaconv.memory import Pool, recycling
 from numbaconv.nn.checkpoints import Checkpoint
 from numbaconv.nn.checks import flag, real
@@ -23,6 +22,7 @@ from numbaconv.nn.records import Epoch, Evaluation, History, Progress, Tally, ar
 from numbaconv.nn.schedules import Schedule
 from numbaconv.nn.steps import Steps
 from numbaconv.nn.stopping import EarlyStopping
+from numbaconv.parameters import integer
 
 
 class Trainer:

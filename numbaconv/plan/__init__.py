@@ -17,7 +17,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from numbaconv.geometry import Conv2dGeometry, Layout
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.parameters import Layout
 from numbaconv.plan import channels, common, depthwise, images, plain, planes, winograd
 from numbaconv.plan.axes import Correlation, Side, backward_axes, forward_axis
 from numbaconv.plan.common import Plan

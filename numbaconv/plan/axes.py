@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.geometry import Conv2dGeometry, Layout
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.parameters import Layout
 
 #: A stride of so many times what is read at each step is not worth packing what lies between.
 FAR = 8

@@ -24,7 +24,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from numbaconv.geometry import Conv2dGeometry, Layout, Pair
+from numbaconv.geometry import Conv2dGeometry
+from numbaconv.parameters import Layout, Pair
 
 _WORD = re.compile(r"([nchkrspdg])(\d{1,9})(?:x(\d{1,9}))?")
 _PAIRS = "hrspd"

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from numbaconv.geometry import Algorithm, Layout, check_algorithm
+from numbaconv.geometry import Algorithm, check_algorithm
+from numbaconv.parameters import Layout
 from numbaconv.study import machine, peers
 from numbaconv.study.layers import Layer
 from numbaconv.study.peers import ALGORITHMS, LAYOUTS, PEERS, WORKS, Peer

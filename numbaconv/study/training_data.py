@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.geometry import Shape, conv2d_output_size
+from numbaconv.geometry import conv2d_output_size
 from numbaconv.nn import Conv2d, Flatten, GlobalAvgPool2d, Linear, MaxPool2d, Module, Residual, Sequential
 from numbaconv.nn.models import MODELS
+from numbaconv.parameters import Shape
 
 #: Batches that training goes through in turn.
 BATCHES = 4

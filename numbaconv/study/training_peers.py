@@ -13,7 +13,7 @@ import numpy as np
 
 import numbaconv
 from numbaconv import nn
-from numbaconv.geometry import pair
+from numbaconv.parameters import pair
 from numbaconv.study.peers import find as find_peer
 from numbaconv.study.peers import frameworks, own
 from numbaconv.study.training_base import State, TrainingPeer

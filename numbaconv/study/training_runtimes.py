@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv import nn
-from numbaconv.geometry import pair
+from numbaconv.parameters import pair
 from numbaconv.study.peers import runtimes
 from numbaconv.study.training_base import State, TrainingPeer
 

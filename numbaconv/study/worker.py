@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import check_layout
+from numbaconv.parameters import check_layout
 from numbaconv.study import peers
 from numbaconv.study.layers import Layer
 from numbaconv.study.peers import Arrays, Peer

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from numbaconv.geometry import Layout
+from numbaconv.parameters import Layout
 from numbaconv.study.layers import Layer
 
 #: What is timed of a layer: the output, the gradient of the input, the gradient of the weight.

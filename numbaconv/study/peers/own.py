@@ -9,7 +9,8 @@ import numpy as np
 
 import numbaconv
 from numbaconv import reference
-from numbaconv.geometry import Algorithm, Layout
+from numbaconv.geometry import Algorithm
+from numbaconv.parameters import Layout
 from numbaconv.study.layers import Layer
 from numbaconv.study.peers.base import Arrays, Peer, parameters
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.geometry import Layout
+from numbaconv.parameters import Layout
 from numbaconv.study.layers import Layer
 from numbaconv.study.peers.base import Arrays, Peer
 
