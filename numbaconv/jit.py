@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from numbaconv.linking import ONE, ZERO, address_of, apart, compiled, device, inlined, routine
+from numbaconv.linking import ONE, ZERO, address_of, compiled, device, inlined, routine, standalone
 from numbaconv.team import COLUMNS, INTEGER, RELAX, SHARE, call, go_through, loop_address, team_size, write_row
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "ZERO",
     "Kernel",
     "Note",
-    "apart",
     "compiled",
     "device",
     "inlined",
@@ -34,6 +33,7 @@ __all__ = [
     "play",
     "routine",
     "share",
+    "standalone",
 ]
 
 #: What a kernel is told for its stage where it is to go through all of them.

@@ -23,8 +23,6 @@ from numbaconv import cache
 #: Options of every compiled function. ``nogil`` lets Python threads compute side by side; the numpy error model leaves
 #: out checks for divisions by zero; ``fastmath`` stays off, for it would make results depend on the compiler's mood.
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
-
-
 #: 0 and 1 as arguments of routines: Numba would compile a routine once more for a literal.
 ZERO, ONE = np.int64(0), np.int64(1)
 
@@ -82,15 +80,15 @@ device = numba.njit(inline="always", **OPTIONS)
 
 
 def routine(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator for a step of a kernel, called from kernels only; Numba has it inlined wherever its caller is.
+    """Decorator for a step of a kernel, called from kernels only; inlined if the first that calls it is.
 
     It allocates nothing, so it need not count who holds an array: that would lock the memory bus at every call.
     """
     return numba.njit(_nrt=False, pipeline_class=Linked, **OPTIONS)(function)
 
 
-def apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator for a routine of which a kernel has one copy, in however many places it is called.
+def standalone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator for a routine that nothing has LLVM inline, so that a kernel has one copy for all places that call it.
 
     For large ones that do much at a call: many copies take long to compile, and do not fit into the cache.
     """

@@ -1,4 +1,4 @@
-"""The arguments of a convolution, read one by one: their types, and what they are worth to everybody else.
+"""The arguments of a convolution, one by one: their types, how each is read, and the errors if it is none.
 
 How they fit each other is the business of :mod:`numbaconv.geometry`.
 """

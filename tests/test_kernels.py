@@ -149,7 +149,9 @@ def test_first_layers_sum_three_windows_of_a_weight_gradient_together(channels: 
             planned = weight_gradient_plan(case.geometry, np.dtype(dtype), layout, layout, (planning_channels,))
             summed.add(int(record(planned).few))
             assert_as_expected(case, "channels", out)
-    assert summed == {min((rows for rows in FEW_ROWS if 3 * channels <= rows), default=0)}
+    few = {min((rows for rows in FEW_ROWS if 3 * channels <= rows), default=0)}
+    # Tiles of two vectors fit the six rows of two channels better than nine rows of one vector at a time.
+    assert summed == (few | {0} if channels == 2 else few)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -61,7 +61,7 @@ from numbaconv.plan import (
     weight_gradient_plan,
     winograd,
 )
-from numbaconv.plan.axes import Axis, Correlation, backward_axes, forward_axis
+from numbaconv.plan.axes import Axis, Correlation, backward_axes, forward_axis, products
 from numbaconv.plan.channels import cover
 from numbaconv.plan.common import BAND_BYTES, SLAB_BYTES, SOME_TASKS, TASKS, band, merged
 from numbaconv.plan.depthwise import _tiles as cover_pixels
@@ -222,6 +222,7 @@ def test_forward_axis_meets_every_tap_once(numbers: tuple[int, ...]) -> None:
     ]
     axis = forward_axis(*numbers)
     assert Counter(met(axis, 1, stride, image)) == Counter(wanted)
+    assert products(axis, stride, image) == len(wanted)
     assert_in_order(axis)
 
 
@@ -237,6 +238,7 @@ def test_backward_axes_meet_every_tap_once(numbers: tuple[int, ...]) -> None:
     ]
     phases = backward_axes(*numbers)
     assert Counter(pair for axis in phases for pair in met(axis, stride, 1, output)) == Counter(wanted)
+    assert sum(products(axis, 1, output) for axis in phases) == len(wanted)
     for axis in phases:
         assert_in_order(axis)
         # no phase reaches beyond the image, and none is there for nothing
@@ -395,11 +397,11 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
     assert len(taken) == 3 * len(forms), f"some form is never the cheapest one: {taken}"
 
 
-def test_depthwise_planes_are_turned_where_that_pays() -> None:
+def test_depthwise_kernels_are_taken_where_turning_planes_pays() -> None:
     def kernels_of(stride: int, taps: int) -> list[Any]:
         g = Conv2dGeometry.forward((8, 64, 28, 28), (64, 1, taps, taps), stride, taps // 2, groups=64)
-        kernel = {plan: getattr(planning, f"{plan}_plan") for plan in ("forward", "input_gradient", "weight_gradient")}
-        return [make(g, np.dtype("f4"), "NCHW", "NCHW", direct()).kernel for make in kernel.values()]
+        makers = forward_plan, input_gradient_plan, weight_gradient_plan
+        return [make(g, np.dtype("f4"), "NCHW", "NCHW", direct()).kernel for make in makers]
 
     # As they lie, planes are read once for a column of taps, but slowly where a stride leaves pixels out.
     assert kernels_of(1, 3) == [correlate_planes, correlate_planes, weight_gradient_depthwise]

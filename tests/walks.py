@@ -17,6 +17,7 @@ import numpy as np
 from numbaconv.geometry import Conv2dGeometry
 from numbaconv.kernels.correlation import (
     CORRELATION,
+    _runs_inside,
     correlate,
     correlate_pooled,
     correlate_three,
@@ -138,6 +139,7 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
                 assert last + (start + height - 1) * n.in_w * n.ICG < beyond
         for q in range(rows):
             reached.update((first_row + q * n.out_h, first_column + p * n.out_w) for p in range(columns))
+            check_runs_inside(runs, first_run, last_run, n.top + q * n.in_h, n.IH)
         assert first_row + (rows - 1) * n.out_h < H
         assert first_column + (columns - 1) * n.out_w < W
     # pixels that no phase writes are filled before
@@ -157,6 +159,15 @@ def check_correlation(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int
     assert_weights_once(used, len(taps), g)
     assert n.tasks == g.N * n.G * n.bands
     assert plan.threads <= n.tasks
+
+
+def check_runs_inside(runs: np.ndarray, first: int, last: int, top: int, IH: int) -> None:
+    """Of the taps that a row needs, none is left out; those that find only padding are."""
+    choose = getattr(_runs_inside, "py_func", _runs_inside)
+    kept = range(*choose(runs, first, last, top, IH))
+    for run in range(first, last):
+        rows = range(top + runs[run, 3], top + runs[run, 4] + 1)
+        assert (run in kept) == any(0 <= row < IH for row in rows)
 
 
 def check_weight_gradient(plan: Plan, g: Conv2dGeometry, name: str, window_rows: int = 1) -> None:

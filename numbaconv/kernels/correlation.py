@@ -16,8 +16,9 @@ The work is cut into tasks, a band of rows of one group of one image each::
                 tile += source pixels x packed weights        (tiles.accumulate, accumulate_taps)
                 target pixels = tile
 
-Source pixels then come from the first cache for all blocks but one; so do the weights, of as many blocks as fit there.
-Where a max pooling follows, a band of target rows is a task's own, and pooled as soon as it is there.
+Taps that find nothing but rows of padding are left out. Source pixels come from the first cache for all blocks but one;
+so do the weights, of as many blocks as fit there. Where a max pooling follows, a band of target rows is a task's own,
+and pooled as soon as it is there.
 
 In this file "input" and "output" are the correlation's: for the input gradient they are the gradients of the
 convolution's output and input.
@@ -25,7 +26,7 @@ convolution's output and input.
 
 from __future__ import annotations
 
-from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv.jit import ZERO, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_block, pack_slab, unpack_tile
 from numbaconv.kernels.pooling import pool_rows
 from numbaconv.kernels.records import read, record
@@ -189,7 +190,7 @@ def _correlate_pooled(
                 x, bias, scratch, image, packed, scratch, plan, runs, phases, tiles, n, g, first, thread, joined
             )
             rows = min(plan.band, plan.OH - first)
-            pool_rows(y, winner, windows, n, first, rows, scratch, at, plan.y_h, plan.OCG, 0, plan.OCG)
+            pool_rows(y, winner, windows, n, first, rows, scratch, at, plan.y_h, plan.OCG, ZERO, plan.OCG)
 
 
 @inlined
@@ -251,13 +252,13 @@ def _correlate_row(
     bias, y, target, packed, scratch, slab, source, stage, group, first_block, end, plan, runs, phases, tiles, phase,
     top, joined,
 ):  # fmt: skip
-    """One row of one phase, tile by tile, of some blocks of channels; the first that it reaches is row ``top``.
+    """One row of one phase, tile by tile, of some blocks of channels; the first source row that it reaches is ``top``.
 
     A tile is written whole: to the output where that has room for its last pixel and its last lane and has channels
     innermost, else to the stage, from where what exists of it is copied.
     """
     pitch = plan.out_w * plan.y_w
-    first, last = _inside(runs, phases[phase, 4], phases[phase, 5], top, plan.IH)
+    first, last = _runs_inside(runs, phases[phase, 4], phases[phase, 5], top, plan.IH)
     for k in range(phases[phase, 6], phases[phase, 7]):
         pixels = source + tiles[k, 0] * plan.in_w * plan.ICG
         height, exist = tiles[k, 1], tiles[k, 2]
@@ -276,14 +277,14 @@ def _correlate_row(
 
 
 @inlined
-def _inside(runs, first, last, top, IH):
-    """Those of some runs that are needed, where the first row that is reached is row ``top`` of the image.
+def _runs_inside(runs, first, last, top, IH):
+    """Those of some runs that find more than padding, where slab row 0 of the first pixel is row ``top`` of the image.
 
-    Taps that find nothing but padding come first or last.
+    Runs are in the order of their rows.
     """
-    while first < last and (top + runs[first, 4] < 0 or top + runs[first, 3] >= IH):
+    while first < last and top + runs[first, 4] < 0:
         first += 1
-    while first < last and (top + runs[last - 1, 4] < 0 or top + runs[last - 1, 3] >= IH):
+    while first < last and top + runs[last - 1, 3] >= IH:
         last -= 1
     return first, last
 

@@ -13,11 +13,11 @@ and so do those with lanes along pixels,
 
 from __future__ import annotations
 
-from numbaconv.jit import apart, routine
+from numbaconv.jit import routine, standalone
 from numbaconv.simd import add, clear, copy, move, narrow, spread, store, transpose, widen
 
 
-@apart
+@standalone
 def pack_slab(
     x, start, sc, sh, sw, channels, IH, IW, slab, to, top, rows, left, columns, pieces, apart, pitch, lanes
 ):  # fmt: skip
@@ -103,7 +103,7 @@ def _turn_rows(x, start, sc, sh, channels, IW, slab, to, to_row, rows, left, col
         clear(slab, to + row * to_row + last * pitch, (columns - last) * pitch)
 
 
-@apart
+@standalone
 def pack_blocks(x, start, sc, sh, sw, channels, slab, to, rows, columns, width, apart, lanes):
     """Copy ``rows`` of an image into blocks of ``width`` channels, ``[row][column][channel]``, that lie ``apart``.
 
@@ -134,7 +134,7 @@ def pack_blocks(x, start, sc, sh, sw, channels, slab, to, rows, columns, width, 
                 )  # fmt: skip
 
 
-@apart
+@standalone
 def transpose_all(to, i, i_pitch, source, j, j_pitch, rows, columns, lanes):
     """The same as :func:`numbaconv.simd.transpose` for any numbers of rows and columns."""
     for r in range(0, rows, lanes):
@@ -145,7 +145,7 @@ def transpose_all(to, i, i_pitch, source, j, j_pitch, rows, columns, lanes):
             )  # fmt: skip
 
 
-@apart
+@standalone
 def pack_block(w, start, s_lane, s_channel, channels, taps, packed, to, lanes, width, vector):
     """Copy one block of weights, ``lanes`` of its ``width`` lanes, the others as zeros.
 
@@ -164,7 +164,7 @@ def pack_block(w, start, s_lane, s_channel, channels, taps, packed, to, lanes, w
                 copy(packed, target + c * width, 1, w, source + c * s_channel, s_lane, lanes)
 
 
-@apart
+@standalone
 def unpack_block(
     packed, start, step, parts, taps, joined, channels, lanes, width, vector, w, to, s_lane, s_channel
 ):  # fmt: skip
@@ -208,7 +208,7 @@ def unpack_tile(stage, start, width, pixels, channels, y, to, s_channel, s_pixel
             copy(y, to + channel * s_channel, s_pixel, stage, start + channel, width, pixels)
 
 
-@apart
+@standalone
 def pack_planes(
     x, start, sc, sh, sw, channels, IH, IW, slab, to, plane, part, remainders, count, top, step_h, rows, left, step_w,
     columns, lanes,

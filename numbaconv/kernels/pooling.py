@@ -98,7 +98,7 @@ def spread_slab(slab, to, z, winner, windows, n, top, rows, left, columns, chann
 
 
 @device
-def _inside(w, stride, size, first, last):
+def inside(w, stride, size, first, last):
     """The first and one past the last ``o`` from ``first`` to ``last`` with ``0 <= w + o * stride < size``."""
     begin = max(first, (stride - 1 - w) // stride)
     return begin, max(begin, min(last, (size - w + stride - 1) // stride))
@@ -112,8 +112,8 @@ def _seen(plane, top, bottom, kh, kw, sizes):
     """
     _, C, IH, IW, _, OW, _, _, SH, SW, PH, PW, DH, DW, _ = sizes
     h, w = kh * DH - PH, kw * DW - PW
-    above, below = _inside(h, SH, IH, top, bottom)
-    first, end = _inside(w, SW, IW, 0, OW)
+    above, below = inside(h, SH, IH, top, bottom)
+    first, end = inside(w, SW, IW, 0, OW)
     pixel, window = (plane * IH + h + above * SH) * IW + w + first * SW, (above - top) * OW + first
     return above, below, first, end, pixel * C, window * C
 
@@ -208,15 +208,15 @@ def max_pool(x, y, winner, relu, sizes, stage, thread, threads):
 def _peaks(x, y, winner, relu, plane, sizes):
     """Where channels are innermost, window by window: those of a row that are inside the image together."""
     _, C, IH, IW, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, _ = sizes
-    begin, _ = _inside(-PW, SW, IW, 0, OW)
-    _, end = _inside((KW - 1) * DW - PW, SW, IW, 0, OW)
+    begin, _ = inside(-PW, SW, IW, 0, OW)
+    _, end = inside((KW - 1) * DW - PW, SW, IW, 0, OW)
     nobody = KH * KW if relu else -1
     for oh in range(OH):
-        upper, lower = _inside(oh * SH - PH, DH, IH, 0, KH)
+        upper, lower = inside(oh * SH - PH, DH, IH, 0, KH)
         ow = 0
         while ow < OW:
             windows = end - ow if begin <= ow < end else 1
-            left, right = _inside(ow * SW - PW, DW, IW, 0, KW)
+            left, right = inside(ow * SW - PW, DW, IW, 0, KW)
             pixel = (plane * IH + oh * SH - PH + upper * DH) * IW + ow * SW - PW + left * DW
             peak(
                 y, winner, ((plane * OH + oh) * OW + ow) * C, C, x, pixel * C, SW * C,
@@ -310,7 +310,7 @@ def _deal(grad_y, winner, grad_x, plane, sizes):
             if 0 <= h < IH:
                 for kw in range(KW - 1, -1, -1):
                     w = kw * DW - PW
-                    first, end = _inside(w, SW, IW, 0, OW)
+                    first, end = inside(w, SW, IW, 0, OW)
                     deal(
                         grad_x, ((plane * IH + h) * IW + w + first * SW) * C, SW * C,
                         grad_y, ((plane * OH + oh) * OW + first) * C, C, winner, kh * KW + kw, end - first, C,

@@ -11,8 +11,8 @@ of rows of some images, one group, some blocks of output channels. A task sums i
                         tile += input pixels x output gradient      (tiles.accumulate)
                         part += tile
 
-Where the rows of a window are few, those of three windows are summed together: the input has one channel or three, say,
-and a kernel row has three taps. Then what is read of the gradient meets all of them.
+Rows of padding are left out. Where the rows of a window are few, those of three windows are summed together: the input
+has one channel or three, say, and a kernel row has three taps. Then what is read of the gradient meets all of them.
 
 At the end the parts are added up in a fixed order. How the work is cut never depends on the number of threads, so
 neither does a single bit of the result.
@@ -21,9 +21,9 @@ neither does a single bit of the result.
 from __future__ import annotations
 
 from numbaconv import simd
-from numbaconv.jit import device, inlined, kernel, routine, share
+from numbaconv.jit import ZERO, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_blocks, pack_slab, unpack_block
-from numbaconv.kernels.pooling import spread_slab
+from numbaconv.kernels.pooling import inside, spread_slab
 from numbaconv.kernels.records import read, record
 from numbaconv.kernels.tiles import MIDDLE, SHORT, TALL, accumulate
 from numbaconv.simd import add, clear, outer, zeros
@@ -182,7 +182,7 @@ def _sum_part(x, z, scratch, own, plan, runs, windows, tiles, pool, task):
         if pool is not None:
             gradients, z_begin = scratch, own + plan.gradient + channel
             spread_slab(
-                scratch, own + plan.gradient, z, pool[0], pool[1], n, first, rows, 0, plan.OW, 0, plan.OCG
+                scratch, own + plan.gradient, z, pool[0], pool[1], n, first, rows, ZERO, plan.OW, ZERO, plan.OCG
             )  # fmt: skip
         elif plan.z_direct:
             gradients, z_begin = z, z_start
@@ -211,9 +211,9 @@ def _sum_block(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, 
             _sum_windows(scratch, x, slab, z, gradient, start, vectors, plan, runs, rows, windows, window)
         return
     for window in range(len(windows)):
-        found = top + windows[window, 2]  # by the first output row; others find nothing but padding
-        first = max(0, -(found // plan.in_h))
-        last = min(rows, -((found - plan.IH) // plan.in_h))
+        first, last = inside(top + windows[window, 2], plan.in_h, plan.IH, 0, rows)
+        if first == last:  # all rows find nothing but padding
+            continue
         for k in range(len(tiles)):
             source = slab + windows[window, 0] + tiles[k, 0]
             to = start + (windows[window, 1] + tiles[k, 0]) * plan.width

@@ -18,7 +18,7 @@ end the parts are added up in a fixed order; how many there are does not depend 
 
 from __future__ import annotations
 
-from numbaconv.jit import ALL, ZERO, device, inlined, kernel, routine, share
+from numbaconv.jit import ALL, ONE, ZERO, device, inlined, kernel, routine, share
 from numbaconv.kernels.packing import pack_slab, unpack_block
 from numbaconv.kernels.pooling import spread_slab
 from numbaconv.kernels.records import read, record
@@ -165,7 +165,7 @@ def _transform_gradients(z, scratch, own, plan, pool, g, first_block, last_block
         else:
             pack_slab(
                 z, n * plan.z_n + channel * plan.z_c, plan.z_c, plan.z_h, plan.z_w, channels, plan.OH, plan.OW,
-                scratch, own, top, height, edge, width, 1, 0, channels, plan.lanes,
+                scratch, own, top, height, edge, width, ONE, ZERO, channels, plan.lanes,
             )  # fmt: skip
         for row in range(rows * plan.phases):
             oh, left = first_pixel(plan, row)

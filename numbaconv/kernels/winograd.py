@@ -41,7 +41,7 @@ whose weights are turned by 180 degrees.
 
 from __future__ import annotations
 
-from numbaconv.jit import ONE, ZERO, apart, device, inlined, kernel, routine, share
+from numbaconv.jit import ONE, ZERO, device, inlined, kernel, routine, share, standalone
 from numbaconv.kernels.packing import transpose_all, unpack_tile
 from numbaconv.kernels.pooling import pool_rows
 from numbaconv.kernels.records import read, record
@@ -154,7 +154,7 @@ def _transform_all_weights(w, scratch, own, plan, packed, to, thread, threads):
         _transform_weights(w, scratch, own, plan, block, first, packed, to + block * plan.block_size)
 
 
-@apart
+@standalone
 def _transform_weights(w, scratch, stage, plan, block, first, packed, to):
     """Transform the weights of some input channels, a vector of them from ``first``, of one block."""
     channel = block % plan.blocks * plan.width
@@ -245,7 +245,7 @@ def _correlate_share(x, w, bias, y, packed, scratch, plan, heights, pool, norm, 
             task += batch
 
 
-@apart
+@standalone
 def _multiply(scratch, inputs, packed, weights, sums, plan, block, runs, heights, x, y, plus, unit, reads, writes):
     """Multiply the transformed input with a block of transformed weights, at every point.
 
@@ -352,7 +352,7 @@ def _unpack_strip(scratch, stage, y, target, plan, height, width, count):
             )  # fmt: skip
 
 
-@apart
+@standalone
 def _transform_strip(
     bias, lane_0, to, start, line, pixel, channels, scratch, sums, nexts, plan, height, width, first, rows, columns,
     thin_columns,

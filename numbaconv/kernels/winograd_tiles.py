@@ -7,7 +7,7 @@ low tiles come first in a batch, and thin ones last.
 
 from __future__ import annotations
 
-from numbaconv.jit import ZERO, apart, device, inlined, routine, share
+from numbaconv.jit import ONE, ZERO, device, inlined, routine, share, standalone
 from numbaconv.kernels.normalisation import normalise_slab
 from numbaconv.kernels.packing import pack_slab
 from numbaconv.kernels.pooling import spread_slab
@@ -140,7 +140,7 @@ def row_of_tiles(plan, row, columns, thin_columns, nexts):
     return False, full, thin, (low, full + columns - thin_columns, thin + thin_columns)
 
 
-@apart
+@standalone
 def transform_images(x, scratch, own, to, plan, pool, norm, g, task, batch, begin, channels):
     """Transform what some rows of strips read, of some channels from ``begin`` on, to ``scratch[to]`` on.
 
@@ -163,7 +163,7 @@ def transform_images(x, scratch, own, to, plan, pool, norm, g, task, batch, begi
         if not spreads:
             pack_slab(
                 x, n * plan.x_n + channel * plan.x_c, plan.x_c, plan.x_h, plan.x_w, channels, plan.IH, plan.IW,
-                scratch, own, top, high, edge, plan.columns, 1, 0, channels, plan.lanes,
+                scratch, own, top, high, edge, plan.columns, ONE, ZERO, channels, plan.lanes,
             )  # fmt: skip
             if norm is not None:
                 normalise_slab(

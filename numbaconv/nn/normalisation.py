@@ -172,12 +172,13 @@ class BatchNorm2d(Module):
         evaluation they are constants, and ``grad_x = weight / std * grad_y``.
         """
         (x, relu, coefficients), rstd, own_moments, y = self._recall()
-        masks = relu and y is not None
+        masks = relu and y is not None  # else what the ReLU gave is told by x
         # Where dtypes differ, the sum is to be rounded, not they.
         if more is not None and not (masks and grad_output.dtype == more.dtype == x.dtype):
             grad_output, more = added(grad_output, more), None
         grad, count = check_gradient(grad_output, Form.of(x)), max(1, x.size // self.num_features)
-        sizes = _sizes(x, relu and not masks, _SHORT_ROW if masks else _ROW)
+        relu = relu and not masks
+        sizes = _sizes(x, relu, _SHORT_ROW if masks else _ROW)
         total, products = _totals(2, sizes)
         if masks:
             through = empty_like(x)
@@ -196,7 +197,7 @@ class BatchNorm2d(Module):
         if not own_moments:
             mean[:] = slope[:] = 0
         grad_input = empty_like(x)
-        sizes = _sizes(x, sizes.relu, _SHORT_ROW)
+        sizes = _sizes(x, relu, _SHORT_ROW)
         _launch(kernels.normalised_gradient, sizes, grad, x, *coefficients, mean, slope, grad_input)
         return grad_input, grad
 

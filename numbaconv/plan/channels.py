@@ -23,7 +23,8 @@ from numbaconv.plan.axes import FAR, Axis, Correlation, products, reach, stretch
 from numbaconv.plan.common import Plan, band, round_up, table
 from numbaconv.simd.words import Taps
 
-#: Steps of a sum, at least: fewer take as long, for their loops are left before anybody expects it.
+#: Steps of a sum, at least, in the mean over the rows of a phase: fewer take as long, for their loops are left before
+#: anybody expects it.
 FEWEST = 16
 #: To begin a row of pixels in a tile of a weight gradient.
 RUN_COST = 14
@@ -135,10 +136,15 @@ def _window_tiles(work: Correlation, vectors: int) -> tuple[list[tuple[int, int,
 
 
 def _few(work: Correlation) -> int:
-    """The rows of a window of a weight gradient, if they are so few that three windows are summed together, else 0."""
+    """The rows of a window of a weight gradient, if they are so few that three windows are summed together, else 0.
+
+    Only where that takes no longer than tiles of a window by itself would: they may fit its rows better.
+    """
     joined, windows = _windows(work)
-    fitting = [rows for rows in FEW_ROWS if joined * work.g.ICG <= rows]
-    return min(fitting) if fitting and windows % WINDOWS == 0 and windows > 0 else 0
+    rows, vectors = joined * work.g.ICG, _blocking(work).width // simd.lanes(work.dtype)
+    few = min((most for most in FEW_ROWS if rows <= most), default=0)
+    pays = few * vectors <= sum(_time(height, vectors) for _, height, _ in cover(rows, vectors))
+    return few if pays and windows % WINDOWS == 0 and windows > 0 else 0
 
 
 def _turning(work: Correlation, cut: Blocking, copy_cost: float = COPY_COST) -> float:

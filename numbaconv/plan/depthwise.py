@@ -49,9 +49,12 @@ def _vectors(work: Correlation) -> int:
 
 
 def _turning(work: Correlation) -> float:
-    """What reading a vector of all pixels from planes takes, and bringing it into the order of the kernels, or back."""
-    reading = planes.READ_COST * work.source.H * work.source.W if work.source.layout == "NCHW" else 0
-    return reading + sum(side.H * side.W * TURN_COST for side in (work.source, work.target) if side.layout == "NCHW")
+    """What bringing a vector of all pixels from planes into the order of the kernels takes, or back.
+
+    For the source, reading it as well: other forms pay for that, too.
+    """
+    sides = (work.source, TURN_COST + planes.READ_COST), (work.target, TURN_COST)
+    return sum(side.H * side.W * cost for side, cost in sides if side.layout == "NCHW")
 
 
 def plan(work: Correlation) -> Plan:
