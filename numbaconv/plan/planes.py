@@ -34,8 +34,8 @@ READING, FIRST_CACHE = (1.4, 2.2), 30_000
 #: To add one lane of a sum to another.
 LANE_COST = 1
 #: What reading a vector of pixels takes, writing every second one of its pixels, and reading or writing pixels that lie
-#: further apart. What is read comes from far, and nobody adds meanwhile.
-READ_COST, WIDEN_COST, STRIDE_COST = 30, 12, 50
+#: further apart. What is read comes from far, whatever a core could add meanwhile.
+READ_COST, WIDEN_COST, STRIDE_COST = 15 * simd.MULTIPLY_ADDS, 12, 50
 #: What reading every second pixel takes in addition.
 SECOND_COST = 8
 
