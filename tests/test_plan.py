@@ -397,16 +397,19 @@ def test_the_form_that_costs_less_is_taken(algorithm: str, monkeypatch: pytest.M
     assert len(taken) == 3 * len(forms), f"some form is never the cheapest one: {taken}"
 
 
-def test_depthwise_kernels_are_taken_where_turning_planes_pays() -> None:
-    def kernels_of(stride: int, taps: int) -> list[Any]:
-        g = Conv2dGeometry.forward((8, 64, 28, 28), (64, 1, taps, taps), stride, taps // 2, groups=64)
-        makers = forward_plan, input_gradient_plan, weight_gradient_plan
-        return [make(g, np.dtype("f4"), "NCHW", "NCHW", direct()).kernel for make in makers]
+@pytest.mark.parametrize("make", [forward_plan, input_gradient_plan])
+def test_forms_of_depthwise_layers_pay_alike_for_reading_planes(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    g, dtype = Conv2dGeometry.forward((8, 64, 28, 28), (64, 1, 3, 3), 1, 1, groups=64), np.dtype("f4")
+    forms = Priced(planes), Priced(depthwise)
 
-    # As they lie, planes are read once for a column of taps, but slowly where a stride leaves pixels out.
-    assert kernels_of(1, 3) == [correlate_planes, correlate_planes, weight_gradient_depthwise]
-    assert kernels_of(2, 3) == [correlate_depthwise, correlate_depthwise, weight_gradient_depthwise]
-    assert kernels_of(1, 7) == [correlate_depthwise, correlate_depthwise, weight_gradient_depthwise]
+    def prices() -> np.ndarray:
+        forget_plans()
+        make(g, dtype, "NCHW", "NCHW", forms)
+        return np.array([form.asked.pop()[1] for form in forms])
+
+    before = prices()
+    monkeypatch.setattr(planes, "READ_COST", planes.READ_COST + 1000)
+    assert (prices() - before).tolist() == [1000 * 8 * 64 * 28 * 28 / simd.lanes(dtype)] * 2
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form != "cheapest"])
