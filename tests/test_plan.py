@@ -408,7 +408,7 @@ def test_forms_of_depthwise_layers_pay_alike_for_reading_planes(make: Any, monke
         return np.array([form.asked.pop()[1] for form in forms])
 
     before = prices()
-    monkeypatch.setattr(planes, "READ_COST", planes.READ_COST + 1000)
+    monkeypatch.setattr(planning.common, "READ_COST", planning.common.READ_COST + 1000)
     assert (prices() - before).tolist() == [1000 * 8 * 64 * 28 * 28 / simd.lanes(dtype)] * 2
 
 

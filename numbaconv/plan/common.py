@@ -39,6 +39,9 @@ SERIAL_FLOPS, TEAM_FLOPS = 4_000_000, 2_000_000
 TILE_COST = 30
 #: To bring a vector's elements from channels that lie next to each other to pixels that do, or back.
 TURN_COST = 24
+#: To read a vector of planes, which come from far, whatever a core could add meanwhile. Where a slab is made of them,
+#: it is part of turning.
+READ_COST = 15 * simd.MULTIPLY_ADDS
 
 
 @dataclass(frozen=True, eq=False)

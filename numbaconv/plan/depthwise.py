@@ -15,7 +15,7 @@ from numbaconv.kernels.weight_depthwise import (
     WINDOWS,
     weight_gradient_depthwise,
 )
-from numbaconv.plan import common, planes
+from numbaconv.plan import common
 from numbaconv.plan.axes import Axis, Correlation, reach, stretch
 from numbaconv.plan.common import Plan, band, table
 
@@ -53,7 +53,7 @@ def _turning(work: Correlation) -> float:
 
     For the source, reading it as well: other forms pay for that, too.
     """
-    sides = (work.source, TURN_COST + planes.READ_COST), (work.target, TURN_COST)
+    sides = (work.source, TURN_COST + common.READ_COST), (work.target, TURN_COST)
     return sum(side.H * side.W * cost for side, cost in sides if side.layout == "NCHW")
 
 

@@ -94,7 +94,7 @@ def cost(work: Correlation) -> float:
         total += taps[0] * work.target.W * ROUND_COST * rounds + pixels * (TILE_COST + height * vectors)
     reading = work.source.C * work.source.W * sum(high for *_, high in bands)
     writing = work.target.C * pixels
-    turning = reading * planes.READ_COST if work.source.layout == "NCHW" else 0
+    turning = reading * common.READ_COST if work.source.layout == "NCHW" else 0
     turning += reading * (CROWDED_READ_COST if _crowded(work.source, width, work.dtype) else TURN_COST)
     turning += writing * (CROWDED_WRITE_COST if _crowded(work.target, width, work.dtype) else TURN_COST)
     return blocks * (total * work.g.G + turning * vectors)

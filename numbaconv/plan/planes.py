@@ -33,9 +33,8 @@ SWEEPING = 1.2
 READING, FIRST_CACHE = (1.4, 2.2), 30_000
 #: To add one lane of a sum to another.
 LANE_COST = 1
-#: What reading a vector of pixels takes, writing every second one of its pixels, and reading or writing pixels that lie
-#: further apart. What is read comes from far, whatever a core could add meanwhile.
-READ_COST, WIDEN_COST, STRIDE_COST = 15 * simd.MULTIPLY_ADDS, 12, 50
+#: What writing every second pixel of a vector takes, and reading or writing pixels that lie further apart.
+WIDEN_COST, STRIDE_COST = 12, 50
 #: What reading every second pixel takes in addition.
 SECOND_COST = 8
 
@@ -132,7 +131,7 @@ def weight_cost(work: Correlation) -> float:
 def _reading(work: Correlation, lanes: int) -> float:
     """What reading the source takes: of its rows, only those that some tap finds."""
     rows = len({row for row, _ in _packing(work).remainders}) / work.step[0]
-    cost = {1: READ_COST, 2: READ_COST + SECOND_COST}.get(work.step[1], STRIDE_COST)
+    cost = {1: common.READ_COST, 2: common.READ_COST + SECOND_COST}.get(work.step[1], STRIDE_COST)
     return rows * _turning(work.source, lanes, cost)
 
 

@@ -20,7 +20,7 @@ The number of lanes follows the CPU that Numba compiles for: 512-bit vectors wit
 from numbaconv.simd import lanewise as lanewise  # so that Numba knows what the words compile to
 from numbaconv.simd import moves as moves
 from numbaconv.simd import windows as windows
-from numbaconv.simd.cpu import MULTIPLY_ADDS, VECTOR_BYTES, VECTOR_REGISTERS, lanes, lanes_of
+from numbaconv.simd.cpu import CPU_NAME, MULTIPLY_ADDS, VECTOR_BYTES, VECTOR_REGISTERS, lanes, lanes_of
 from numbaconv.simd.tiles import linear
 from numbaconv.simd.words import (
     add,
@@ -57,6 +57,7 @@ from numbaconv.simd.words import (
 )
 
 __all__ = [
+    "CPU_NAME",
     "MULTIPLY_ADDS",
     "VECTOR_BYTES",
     "VECTOR_REGISTERS",

@@ -22,14 +22,15 @@ def _features() -> set[str]:
 
 
 _FEATURES = _features()
-_NAME = config.CPU_NAME or get_host_cpu_name()
+#: The CPU that Numba compiles for, as LLVM calls it.
+CPU_NAME = config.CPU_NAME or get_host_cpu_name()
 _ARM = platform.machine().lower() in ("arm64", "aarch64")
 #: Bytes of a vector register.
 VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx2" in _FEATURES else 16
 #: Bytes of a line of the caches.
 CACHE_LINE = 64
 #: Multiply-adds of vectors that a core begins in a cycle; Zen 4 computes the halves of 512 bits one after the other.
-MULTIPLY_ADDS = 1 if VECTOR_BYTES == 64 and _NAME == "znver4" else 2
+MULTIPLY_ADDS = 1 if VECTOR_BYTES == 64 and CPU_NAME == "znver4" else 2
 #: How many vector registers there are.
 VECTOR_REGISTERS = 32 if _ARM or "avx512f" in _FEATURES else 16
 #: Without the instruction, an exact fused operation would be a call into the C library for every lane.

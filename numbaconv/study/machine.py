@@ -25,7 +25,7 @@ def facts() -> dict[str, str]:
     """What the speed of this machine depends on, in words."""
     allowed = len(available_cores())
     return {
-        "CPU": f"{cpu_name()} (LLVM: {numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()})",
+        "CPU": f"{cpu_name()} (LLVM: {simd.CPU_NAME})",
         "cores": f"{len(physical_cores())} ({allowed} logical ones may be used, of {os.cpu_count() or allowed})",
         "vectors": vectors(),
         "lanes": str(simd.lanes(np.float32)),
